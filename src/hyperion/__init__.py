@@ -1,0 +1,1 @@
+"""Hyperion: run language models in the memory you have."""

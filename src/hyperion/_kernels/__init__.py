@@ -1,0 +1,1 @@
+"""Compiled code, private: thin Cython over C. Users reach it through hyperion's public modules."""

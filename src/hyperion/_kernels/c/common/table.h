@@ -1,0 +1,72 @@
+/* The table of kernels: one struct of function pointers a level, filled by c/dispatch, called by everything else.
+ * A model holds its own copy, so that a level (or one operation's level) is a property of the model. */
+#ifndef HYP_TABLE_H
+#define HYP_TABLE_H
+
+#include "panel.h"
+
+enum { HYP_LEVEL_GENERIC = 0, HYP_LEVEL_AVX2 = 1, HYP_LEVEL_AVXVNNI = 2, HYP_LEVEL_AVX512 = 3, HYP_LEVEL_AMX = 4, HYP_LEVELS = 5 };
+
+/* out[t*ldo + r] = sum_k W[r, k] * x[t, k] for r < rows, t < m.
+ * w: ceil(rows/16) panels; act: packed activations of m tokens (see panel.h), tile = hyp_act_tile(m). rows need not be
+ * a multiple of 16: nothing is written past it. One thread; callers split the rows by whole panels. */
+typedef void (*hyp_mul_fn)(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
+
+/* Pack m rows of x (row stride ldx) into activation groups at dst. */
+typedef void (*hyp_act_fn)(const float *x, size_t ldx, size_t m, size_t k, void *dst);
+
+/* Attention of nq queries over one KV head.
+ * Key cache: tiles of 16 positions, k[pos/16][head_dim][16]; value cache: v[pos][head_dim]; both f16.
+ * Query j sees positions 0 .. len[j]-1 (len >= 1). Online softmax over tiles of HYP_ATTN_TILE positions at fixed
+ * absolute positions; every query's arithmetic is independent of the others in the call. q is not scaled yet. */
+#define HYP_ATTN_TILE 64
+typedef struct {
+    const void *k, *v;
+    size_t head_dim, nq;
+    float scale;
+    const float *const *q;   /* nq pointers to head_dim floats */
+    float *const *out;       /* nq pointers to head_dim floats */
+    const size_t *len;       /* nq visible lengths */
+    float *scratch;          /* hyp_attn_scratch(nq, head_dim) floats, 64-byte aligned */
+} hyp_attn_args;
+typedef void (*hyp_attn_fn)(const hyp_attn_args *args);
+
+HYP_INLINE size_t hyp_attn_scratch(size_t nq, size_t head_dim)
+{
+    return nq * (HYP_ATTN_TILE + 2 * ((head_dim + 15) / 16 * 16) + 16);
+}
+
+/* Store one position of one KV head: k and v are head_dim floats, rounded to f16 (nearest even). */
+typedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, size_t pos, const float *k, const float *v);
+
+typedef struct {
+    int level;
+    hyp_mul_fn mul[HYP_TYPES];     /* NULL where the type is unknown */
+    hyp_act_fn act_quantize;       /* to the int8 record layout; k is a multiple of 32 */
+    hyp_act_fn act_float;
+    hyp_attn_fn attention;
+    hyp_kv_store_fn kv_store;
+    void (*rms_norm)(const float *x, const float *weight, float eps, size_t n, float *out);        /* out may be x */
+    /* Rotate `heads` heads of head_dim floats in place: cs holds cos, sin of rot/2 frequencies (cos[rot/2] then
+     * sin[rot/2]); pairs (2i, 2i+1) when interleaved, (i, i + rot/2) otherwise; dims from rot on are left alone. */
+    void (*rope)(float *x, const float *cs, size_t heads, size_t head_dim, size_t rot, int interleaved);
+    void (*silu_mul)(const float *gate, const float *up, size_t n, float *out);  /* silu(gate) * up; out may be either */
+    void (*gelu_mul)(const float *gate, const float *up, size_t n, float *out);  /* tanh-approximated GELU */
+    void (*add)(float *x, const float *y, size_t n);                              /* x += y */
+    void (*silu)(const float *x, size_t n, float *out);
+    void (*gelu)(const float *x, size_t n, float *out);
+    void (*softmax)(const float *x, size_t n, float *out);
+} hyp_table;
+
+/* Each <family>_<isa>.c exports one function that fills the entries it implements; a level's table starts as a copy of
+ * the next lower one, so a missing entry falls back. */
+void hyp_matmul_fill_generic(hyp_table *t);
+void hyp_matmul_fill_avx2(hyp_table *t);
+void hyp_matmul_fill_avxvnni(hyp_table *t);
+void hyp_matmul_fill_avx512(hyp_table *t);
+void hyp_matmul_fill_amx(hyp_table *t);
+void hyp_nn_fill_generic(hyp_table *t);
+void hyp_nn_fill_avx2(hyp_table *t);
+void hyp_nn_fill_avx512(hyp_table *t);
+
+#endif
