@@ -15,11 +15,65 @@ typedef void (*hyp_mul_fn)(const uint8_t *w, size_t rows, size_t k, const void *
 /* Pack m rows of x (row stride ldx) into activation groups at dst. */
 typedef void (*hyp_act_fn)(const float *x, size_t ldx, size_t m, size_t k, void *dst);
 
+/* ---- KV cache ------------------------------------------------------------------------------------------------------
+ * One KV head's cache is two plain byte arrays. Keys keep positions in lanes, values keep dims in lanes, so that neither
+ * product needs a horizontal sum. nb = ceil(head_dim / 32) blocks; a block's scale d is f16; dims past head_dim are padding.
+ *   keys, a tile of 16 positions             values, a row (one position)
+ *   F16   f16 k[head_dim][16]                f16 v[head_dim]
+ *   Q8_0  nb x { f16 d[16] | int8 q[32][16] }   f16 d[nb] | int8 q[nb][32]                               value d*q
+ *   Q4_0  nb x { f16 d[16] | u8 q[16][16] }     f16 d[nb] | u8 q[nb][16]                                 value d*(q-8)
+ *         (low nibble: dim j of the block, high nibble: dim 16+j)
+ * d*q is exact in float, so that decode and prefill may expand it where they like and still agree to the bit. */
+enum { HYP_KV_F16 = 0, HYP_KV_Q8_0 = 1, HYP_KV_Q4_0 = 2, HYP_KV_TYPES = 3 };
+#define HYP_KV_TILE 16 /* positions in a tile of keys */
+
+/* Bytes of 16 positions of keys; 0 where the type is unknown. */
+HYP_INLINE size_t hyp_k_tile_bytes(int kv, size_t head_dim)
+{
+    const size_t blocks = (head_dim + 31) / 32;
+    switch (kv) {
+    case HYP_KV_F16: return head_dim * HYP_KV_TILE * 2;
+    case HYP_KV_Q8_0: return blocks * (HYP_KV_TILE * 2 + 32 * HYP_KV_TILE);
+    case HYP_KV_Q4_0: return blocks * (HYP_KV_TILE * 2 + 16 * HYP_KV_TILE);
+    default: return 0;
+    }
+}
+
+/* Bytes of one position of values; 0 where the type is unknown. */
+HYP_INLINE size_t hyp_v_row_bytes(int kv, size_t head_dim)
+{
+    const size_t blocks = (head_dim + 31) / 32;
+    switch (kv) {
+    case HYP_KV_F16: return head_dim * 2;
+    case HYP_KV_Q8_0: return blocks * (2 + 32);
+    case HYP_KV_Q4_0: return blocks * (2 + 16);
+    default: return 0;
+    }
+}
+
+/* Bytes of the keys and of the values of one KV head over `positions` positions (keys in whole tiles). */
+HYP_INLINE size_t hyp_k_bytes(int kv, size_t head_dim, size_t positions)
+{
+    return (positions + HYP_KV_TILE - 1) / HYP_KV_TILE * hyp_k_tile_bytes(kv, head_dim);
+}
+
+HYP_INLINE size_t hyp_v_bytes(int kv, size_t head_dim, size_t positions)
+{
+    return positions * hyp_v_row_bytes(kv, head_dim);
+}
+
+HYP_INLINE size_t hyp_kv_bytes(int kv, size_t head_dim, size_t positions)
+{
+    return hyp_k_bytes(kv, head_dim, positions) + hyp_v_bytes(kv, head_dim, positions);
+}
+
 /* Attention of nq queries over one KV head.
- * Key cache: tiles of 16 positions, k[pos/16][head_dim][16]; value cache: v[pos][head_dim]; both f16.
  * Query j sees positions 0 .. len[j]-1 (len >= 1). Online softmax over tiles of HYP_ATTN_TILE positions at fixed
- * absolute positions; every query's arithmetic is independent of the others in the call. q is not scaled yet. */
+ * absolute positions; every query's arithmetic is independent of the others in the call. Cache memory at positions
+ * >= len[j] never reaches query j's output, whatever it holds; no memory past the last visible tile of 16 keys and the
+ * last visible row of values is read. q is not scaled yet. out[j] may be q[j]. */
 #define HYP_ATTN_TILE 64
+#define HYP_ATTN_CHUNK 64 /* queries that share the loads of a tile; longer calls are cut */
 typedef struct {
     const void *k, *v;
     size_t head_dim, nq;
@@ -31,12 +85,14 @@ typedef struct {
 } hyp_attn_args;
 typedef void (*hyp_attn_fn)(const hyp_attn_args *args);
 
+/* Floats of scratch; does not grow past HYP_ATTN_CHUNK queries. */
 HYP_INLINE size_t hyp_attn_scratch(size_t nq, size_t head_dim)
 {
-    return nq * (HYP_ATTN_TILE + 2 * ((head_dim + 15) / 16 * 16) + 16);
+    const size_t dims = (head_dim + 15) / 16 * 16, queries = nq < HYP_ATTN_CHUNK ? nq : HYP_ATTN_CHUNK;
+    return HYP_ATTN_TILE * dims + queries * (HYP_ATTN_TILE + dims + 32);
 }
 
-/* Store one position of one KV head: k and v are head_dim floats, rounded to f16 (nearest even). */
+/* Store one position of one KV head: k and v are head_dim floats, rounded to the cache's type. */
 typedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, size_t pos, const float *k, const float *v);
 
 typedef struct {
@@ -44,8 +100,8 @@ typedef struct {
     hyp_mul_fn mul[HYP_TYPES];     /* NULL where the type is unknown */
     hyp_act_fn act_quantize;       /* to the int8 record layout; k is a multiple of 32 */
     hyp_act_fn act_float;
-    hyp_attn_fn attention;
-    hyp_kv_store_fn kv_store;
+    hyp_attn_fn attention[HYP_KV_TYPES];
+    hyp_kv_store_fn kv_store[HYP_KV_TYPES];
     void (*rms_norm)(const float *x, const float *weight, float eps, size_t n, float *out);        /* out may be x */
     /* Rotate `heads` heads of head_dim floats in place: cs holds cos, sin of rot/2 frequencies (cos[rot/2] then
      * sin[rot/2]); pairs (2i, 2i+1) when interleaved, (i, i + rot/2) otherwise; dims from rot on are left alone. */
