@@ -98,7 +98,9 @@ HYP_INLINE size_t hyp_panel_bytes(int type, size_t cols)
  * zero). Groups follow each other in memory.
  *  quantized (all block types): for each block of 32 K one record:
  *        int8 q[tile][32] | float d[tile] | int32 s[tile][2] (sums of the codes of the two halves)
- *     d = absmax / 127, q = x / d rounded to nearest even (ties as the hardware does), all 0 where absmax is 0.
+ *     d = absmax / 127, q = x / d (a division, not x * (1 / d)) rounded to nearest even. Where d is below the smallest
+ *     normal float (2^-126), d and every q are 0; where absmax is infinite or the block has a NaN, d is NaN and every q is
+ *     0, so that a non-finite activation reaches the output of its own token and no other.
  *  float (F32, F16, BF16 weights): for each K: float x[tile]
  */
 #define HYP_ACT_TILE 16

@@ -1,0 +1,52 @@
+cdef extern from "common/table.h":
+    enum:
+        HYP_LEVEL_GENERIC
+        HYP_LEVEL_AVX2
+        HYP_LEVEL_AVXVNNI
+        HYP_LEVEL_AVX512
+        HYP_LEVEL_AMX
+        HYP_LEVELS
+        HYP_TYPES
+
+    ctypedef void (*hyp_mul_fn)(const unsigned char *w, size_t rows, size_t k, const void *act, size_t m, float *out,
+                                size_t ldo) noexcept nogil
+    ctypedef void (*hyp_act_fn)(const float *x, size_t ldx, size_t m, size_t k, void *dst) noexcept nogil
+
+    ctypedef struct hyp_attn_args:
+        const void *k
+        const void *v
+        size_t head_dim
+        size_t nq
+        float scale
+        const float *const *q
+        float *const *out
+        const size_t *len
+        float *scratch
+
+    ctypedef void (*hyp_attn_fn)(const hyp_attn_args *args) noexcept nogil
+    ctypedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, size_t pos, const float *k,
+                                     const float *v) noexcept nogil
+    size_t hyp_attn_scratch(size_t nq, size_t head_dim) noexcept nogil
+
+    ctypedef struct hyp_table:
+        int level
+        hyp_mul_fn *mul
+        hyp_act_fn act_quantize
+        hyp_act_fn act_float
+        hyp_attn_fn attention
+        hyp_kv_store_fn kv_store
+        void (*rms_norm)(const float *x, const float *weight, float eps, size_t n, float *out) noexcept nogil
+        void (*rope)(float *x, const float *cs, size_t heads, size_t head_dim, size_t rot,
+                     int interleaved) noexcept nogil
+        void (*silu_mul)(const float *gate, const float *up, size_t n, float *out) noexcept nogil
+        void (*gelu_mul)(const float *gate, const float *up, size_t n, float *out) noexcept nogil
+        void (*add)(float *x, const float *y, size_t n) noexcept nogil
+        void (*silu)(const float *x, size_t n, float *out) noexcept nogil
+        void (*gelu)(const float *x, size_t n, float *out) noexcept nogil
+        void (*softmax)(const float *x, size_t n, float *out) noexcept nogil
+
+# The table of a present level, valid as long as the process; raises UnsupportedError for an absent one.
+cdef const hyp_table *table(int level) except NULL
+
+# The number of a level given by name or None (the default level).
+cdef int level_number(object level) except -1
