@@ -1,0 +1,453 @@
+/* The thread team.
+ *
+ * A region is n items in `chunks` chunks. Two words carry it: `left`, the chunks nobody has taken, and `pending`, the
+ * chunks not finished. Taking a chunk is a compare-and-swap of left to left - 1. That alone makes late workers harmless:
+ * whoever succeeds holds a chunk of the region that is running now, and that region cannot end, nor its description
+ * change, before the chunk is finished. So the caller waits only for chunks that were taken; a worker that the system
+ * has not scheduled yet is never waited for, and the caller does its share.
+ *
+ * Waiting is a bounded spin, then sleep. How long the spin is follows the last wait: after one that was longer than the
+ * spin could cover, spinning is a waste (idle, or the core is needed by somebody else), and the next one is short.
+ */
+#include "threads.h"
+#include "os.h"
+
+#include <stdlib.h>
+#if defined(_WIN32)
+#include <malloc.h>
+#endif
+
+#define SPIN_LONG 200000u /* ns; the serial gaps between two regions of one token are well below */
+#define SPIN_SHORT 10000u
+#define POLL_EVERY 20000000u
+#define PAUSES 16 /* between two looks at the clock */
+
+typedef struct {
+    hyp_team *team;
+    size_t id;
+    hyp_thread thread;
+} member;
+
+/* A caller that waits its turn; lives on that caller's stack. */
+typedef struct turn {
+    struct turn *next;
+    hyp_word granted;
+} turn;
+
+enum { FREE = 0, HELD = 1, CONTENDED = 2 }; /* CONTENDED: the holder must look at the queue when it releases */
+
+struct hyp_team {
+    /* One cache line goes to a worker that takes a chunk: the word it takes it from, and what to do. */
+    HYP_ALIGN64 hyp_word left;
+    uint32_t chunks;
+    hyp_task_fn task;
+    void *arg;
+    size_t n, grain;
+    HYP_ALIGN64 hyp_word pending;
+    hyp_word caller_sleeps;
+    HYP_ALIGN64 hyp_word epoch; /* workers sleep on it */
+    hyp_word workers_sleep;     /* some worker sleeps, or is about to */
+    hyp_word stop;
+    HYP_ALIGN64 hyp_word holder;
+    hyp_word generation; /* of fork */
+    /* The rest belongs to the holder, except the queue and the poll. */
+    size_t threads;
+    size_t wanted, started; /* workers; wanted shrinks to what the system gave */
+    member *members;        /* threads - 1 */
+    int caller_slow;
+    hyp_poll_fn poll;
+    void *poll_arg;
+    hyp_lock queue_lock;
+    turn *first, *last;
+    hyp_lot lot;
+};
+
+/* Worker number + 1 of the region this thread is in; a region started inside another runs serially. */
+static HYP_THREAD_LOCAL size_t inside;
+
+/* When this thread was last asked for signals. Per thread, as the others cannot answer for the main one. */
+static HYP_THREAD_LOCAL uint64_t polled;
+
+/* ---- Fork: the child has none of the workers, and locks may be held by threads that no longer exist. Each team notices
+ * at its next use, by a count that the child's fork handler raises, and starts anew. ------------------------------- */
+#if defined(_WIN32)
+#define fork_watch() ((void)0)
+#define fork_generation() 0u
+#define fork_lock() ((void)0)
+#define fork_unlock() ((void)0)
+#else
+static hyp_word forks;
+static pthread_mutex_t forks_lock = PTHREAD_MUTEX_INITIALIZER; /* one reset at a time, none during a fork */
+static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
+
+static void before_fork(void) { pthread_mutex_lock(&forks_lock); }
+static void after_fork_parent(void) { pthread_mutex_unlock(&forks_lock); }
+static void after_fork_child(void)
+{
+    hyp_add(&forks, 1);
+    pthread_mutex_unlock(&forks_lock);
+}
+static void install_fork_handlers(void) { pthread_atfork(before_fork, after_fork_parent, after_fork_child); }
+static void fork_watch(void) { pthread_once(&forks_once, install_fork_handlers); }
+static uint32_t fork_generation(void) { return hyp_peek(&forks); }
+static void fork_lock(void) { pthread_mutex_lock(&forks_lock); }
+static void fork_unlock(void) { pthread_mutex_unlock(&forks_lock); }
+#endif
+
+static void reset(hyp_team *t)
+{
+    hyp_store(&t->left, 0);
+    hyp_store(&t->pending, 0);
+    hyp_store(&t->caller_sleeps, 0);
+    hyp_store(&t->workers_sleep, 0);
+    hyp_store(&t->stop, 0);
+    hyp_store(&t->holder, FREE);
+    t->wanted = t->threads - 1;
+    t->started = 0;
+    t->caller_slow = 0;
+    t->first = t->last = NULL;
+    hyp_lock_init(&t->queue_lock);
+    hyp_lot_init(&t->lot);
+}
+
+static void notice_fork(hyp_team *t)
+{
+    if (hyp_peek(&t->generation) == fork_generation()) return;
+    fork_lock();
+    if (hyp_load(&t->generation) != fork_generation()) {
+        reset(t);
+        hyp_store(&t->generation, fork_generation());
+    }
+    fork_unlock();
+}
+
+/* ---- Chunks ------------------------------------------------------------------------------------------------------ */
+static uint32_t take(hyp_team *t)
+{
+    uint32_t left = hyp_peek(&t->left);
+    while (left && !hyp_cas(&t->left, &left, left - 1)) {}
+    return left;
+}
+
+static void work(hyp_team *t, uint32_t left, size_t worker)
+{
+    const size_t begin = (size_t)(t->chunks - left) * t->grain, rest = t->n - begin;
+    t->task(t->arg, begin, begin + (rest < t->grain ? rest : t->grain), worker);
+}
+
+/* ---- Workers ----------------------------------------------------------------------------------------------------- */
+static int has_news(hyp_team *t)
+{
+    return hyp_peek(&t->left) || hyp_peek(&t->stop);
+}
+
+/* Wait for a region. *slow is this worker's memory of its last wait. */
+static void idle(hyp_team *t, int *slow)
+{
+    const uint64_t start = hyp_now(), limit = *slow ? SPIN_SHORT : SPIN_LONG;
+    do {
+        for (int i = 0; i < PAUSES; i++) {
+            if (has_news(t)) {
+                *slow = 0;
+                return;
+            }
+            hyp_pause();
+        }
+    } while (hyp_now() - start < limit);
+    const uint32_t epoch = hyp_load(&t->epoch);
+    /* The flag is raised before the last look, and the caller publishes before it looks at the flag. */
+    hyp_store(&t->workers_sleep, 1);
+    while (hyp_load(&t->epoch) == epoch && !hyp_load(&t->left) && !hyp_load(&t->stop))
+        hyp_sleep(&t->lot, &t->epoch, epoch, HYP_FOREVER);
+    *slow = hyp_now() - start > SPIN_LONG;
+}
+
+static HYP_THREAD_FN(worker_main, arg)
+{
+    const member *const self = arg;
+    hyp_team *const t = self->team;
+    int slow = 0;
+    inside = self->id + 1;
+    while (!hyp_peek(&t->stop)) {
+        uint32_t left, done = 0;
+        while ((left = take(t)) != 0) {
+            work(t, left, self->id);
+            done++;
+        }
+        if (done && hyp_add(&t->pending, 0u - done) == done && hyp_load(&t->caller_sleeps)) hyp_wake(&t->lot, &t->pending);
+        idle(t, &slow);
+    }
+    HYP_THREAD_END;
+}
+
+static void start_workers(hyp_team *t)
+{
+    while (t->started < t->wanted) {
+        member *const m = &t->members[t->started];
+        m->team = t;
+        m->id = t->started + 1;
+        if (hyp_thread_start(&m->thread, worker_main, m)) { /* no more to be had: the others do the work */
+            t->wanted = t->started;
+            break;
+        }
+        t->started++;
+    }
+}
+
+/* ---- The caller -------------------------------------------------------------------------------------------------- */
+static int ask(hyp_team *t, uint64_t now)
+{
+    if (now - polled < POLL_EVERY) return 0;
+    polled = now;
+    return t->poll ? t->poll(t->poll_arg) : 0;
+}
+
+/* Looks at the clock once in `stride` chunks, so that short ones do not pay for it. */
+typedef struct {
+    uint32_t count, stride;
+    uint64_t seen;
+} pace;
+
+static int ask_between(hyp_team *t, pace *p)
+{
+    if (++p->count < p->stride) return 0;
+    const uint64_t now = hyp_now(), took = now - p->seen;
+    if (took < POLL_EVERY / 80) {
+        if (p->seen && p->stride < 1024) p->stride *= 2;
+    } else {
+        p->stride = p->stride > 4 && p->seen ? p->stride / 4 : 1;
+    }
+    p->count = 0;
+    p->seen = now;
+    return ask(t, now);
+}
+
+static int run_alone(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t grain, size_t worker, int polls)
+{
+    pace p = {0, 1, 0};
+    for (size_t begin = 0; begin < n;) {
+        const size_t end = n - begin < grain ? n : begin + grain;
+        task(arg, begin, end, worker);
+        begin = end;
+        if (polls && ask_between(t, &p)) return HYP_CANCELLED;
+    }
+    return HYP_OK;
+}
+
+/* Wait until no taken chunk is unfinished. */
+static int finish(hyp_team *t, int status, uint32_t generation)
+{
+    uint32_t pending;
+    for (int i = 0; i < PAUSES; i++) { /* the usual case ends here, and needs no clock */
+        if (!hyp_peek(&t->pending)) return status;
+        hyp_pause();
+    }
+    const uint64_t start = hyp_now(), limit = t->caller_slow ? SPIN_SHORT : SPIN_LONG;
+    do {
+        for (int i = 0; i < PAUSES; i++) {
+            if (!hyp_peek(&t->pending)) {
+                t->caller_slow = 0;
+                return status;
+            }
+            hyp_pause();
+        }
+    } while (hyp_now() - start < limit);
+    /* A worker holds a long chunk, or lost its core in the middle of one. Sleeping may give it ours. */
+    hyp_store(&t->caller_sleeps, 1);
+    while ((pending = hyp_load(&t->pending)) != 0) {
+        hyp_sleep(&t->lot, &t->pending, pending, POLL_EVERY / 1000000);
+        if (status == HYP_OK && hyp_load(&t->pending) && ask(t, hyp_now())) status = HYP_CANCELLED;
+        if (generation != fork_generation()) return HYP_ERROR_RUNTIME;
+    }
+    hyp_store(&t->caller_sleeps, 0);
+    t->caller_slow = hyp_now() - start > SPIN_LONG;
+    return status;
+}
+
+static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t grain, uint32_t chunks)
+{
+    int status = HYP_OK;
+    uint32_t left = chunks, done = 0;
+    pace p = {0, 1, 0};
+    const uint32_t generation = fork_generation();
+    if (t->started < t->wanted) start_workers(t);
+    t->task = task;
+    t->arg = arg;
+    t->n = n;
+    t->grain = grain;
+    t->chunks = chunks;
+    hyp_put(&t->pending, chunks); /* ordered by the next one, which is what workers look at */
+    hyp_store(&t->left, chunks - 1);
+    if (hyp_load(&t->workers_sleep)) {
+        hyp_store(&t->workers_sleep, 0);
+        hyp_add(&t->epoch, 1);
+        hyp_wake(&t->lot, &t->epoch);
+    }
+    inside = 1;
+    do { /* the first chunk is the caller's own: it need not fetch the word back from the workers that spin on it */
+        work(t, left, 0);
+        done++;
+        if (ask_between(t, &p)) {
+            status = HYP_CANCELLED;
+            done += hyp_swap(&t->left, 0);
+            break;
+        }
+    } while ((left = take(t)) != 0);
+    /* After a fork inside a task or the poll the child has no workers, whose chunks would never be finished. */
+    if (generation != fork_generation()) status = HYP_ERROR_RUNTIME;
+    else if (hyp_add(&t->pending, 0u - done) != done) status = finish(t, status, generation);
+    inside = 0;
+    return status;
+}
+
+/* ---- One region at a time, first come first served --------------------------------------------------------------- */
+static void release(hyp_team *t)
+{
+    uint32_t held = HELD;
+    if (hyp_cas(&t->holder, &held, FREE)) return;
+    hyp_lock_take(&t->queue_lock);
+    turn *const next = t->first;
+    if (next) { /* stays CONTENDED: handed over, so that a hot caller cannot starve the others */
+        t->first = next->next;
+        if (!t->first) t->last = NULL;
+        hyp_store(&next->granted, 1);
+        hyp_wake(&t->lot, &next->granted); /* inside the lock: once it sees the grant and passes the lock, it is gone */
+    } else {
+        hyp_store(&t->holder, FREE);
+    }
+    hyp_lock_give(&t->queue_lock);
+}
+
+static void leave_queue(hyp_team *t, const turn *self)
+{
+    turn **link = &t->first, *previous = NULL;
+    while (*link != self) {
+        previous = *link;
+        link = &previous->next;
+    }
+    *link = self->next;
+    if (t->last == self) t->last = previous;
+}
+
+static int acquire(hyp_team *t)
+{
+    uint32_t holder = FREE;
+    if (hyp_cas(&t->holder, &holder, HELD)) return HYP_OK;
+    turn self = {NULL, 0};
+    hyp_lock_take(&t->queue_lock);
+    if (hyp_swap(&t->holder, CONTENDED) == FREE) { /* released meanwhile */
+        hyp_lock_give(&t->queue_lock);
+        return HYP_OK;
+    }
+    if (t->last) t->last->next = &self;
+    else t->first = &self;
+    t->last = &self;
+    hyp_lock_give(&t->queue_lock);
+    const uint32_t generation = fork_generation();
+    while (!hyp_load(&self.granted)) {
+        hyp_sleep(&t->lot, &self.granted, 0, POLL_EVERY / 1000000);
+        if (hyp_load(&self.granted)) break;
+        const int cancelled = ask(t, hyp_now());
+        if (generation != fork_generation()) return HYP_ERROR_RUNTIME;
+        if (!cancelled) continue;
+        hyp_lock_take(&t->queue_lock);
+        const int granted = (int)hyp_load(&self.granted);
+        if (!granted) leave_queue(t, &self);
+        hyp_lock_give(&t->queue_lock);
+        if (granted) release(t);
+        return HYP_CANCELLED;
+    }
+    hyp_lock_take(&t->queue_lock); /* the grantor has left our word */
+    hyp_lock_give(&t->queue_lock);
+    return HYP_OK;
+}
+
+/* ---- The contract ------------------------------------------------------------------------------------------------ */
+static int team_run(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t grain)
+{
+    if (!n) return HYP_OK;
+    if (!grain) grain = 1;
+    if (n <= grain) {
+        task(arg, 0, n, inside ? inside - 1 : 0);
+        return HYP_OK;
+    }
+    if (inside) return run_alone(t, task, arg, n, grain, inside - 1, 0);
+    if (t->threads == 1) return run_alone(t, task, arg, n, grain, 0, 1);
+    size_t chunks = (n - 1) / grain + 1;
+    if (chunks > 1u << 30) { /* more than the words count: whole multiples of the grain a chunk */
+        grain *= (chunks - 1) / (1u << 30) + 1;
+        chunks = (n - 1) / grain + 1;
+    }
+    notice_fork(t);
+    int status = acquire(t);
+    if (status != HYP_OK) return status;
+    status = run_region(t, task, arg, n, grain, (uint32_t)chunks);
+    if (status != HYP_ERROR_RUNTIME) release(t);
+    return status;
+}
+
+static hyp_team *team_create(size_t threads)
+{
+    hyp_team *t;
+    if (threads < 1) threads = 1;
+    if (threads > 4096) return NULL;
+#if defined(_WIN32)
+    t = _aligned_malloc(sizeof *t, 64);
+    if (!t) return NULL;
+#else
+    void *memory;
+    if (posix_memalign(&memory, 64, sizeof *t)) return NULL;
+    t = memory;
+#endif
+    memset((void *)t, 0, sizeof *t);
+    t->members = calloc(threads, sizeof *t->members);
+    if (!t->members) {
+#if defined(_WIN32)
+        _aligned_free(t);
+#else
+        free(t);
+#endif
+        return NULL;
+    }
+    fork_watch();
+    t->threads = threads;
+    reset(t);
+    hyp_store(&t->generation, fork_generation());
+    return t;
+}
+
+static void team_destroy(hyp_team *t)
+{
+    if (!t) return;
+    notice_fork(t);
+    hyp_store(&t->stop, 1);
+    hyp_add(&t->epoch, 1);
+    hyp_wake(&t->lot, &t->epoch);
+    for (size_t i = 0; i < t->started; i++) hyp_thread_join(t->members[i].thread);
+    hyp_lock_free(&t->queue_lock);
+    hyp_lot_free(&t->lot);
+    free(t->members);
+#if defined(_WIN32)
+    _aligned_free(t);
+#else
+    free(t);
+#endif
+}
+
+static size_t team_size(const hyp_team *t)
+{
+    return t->threads;
+}
+
+static void team_set_poll(hyp_team *t, hyp_poll_fn poll, void *arg)
+{
+    t->poll_arg = arg;
+    t->poll = poll;
+}
+
+static const hyp_threads_api API = {team_create, team_destroy, team_size, team_set_poll, team_run};
+
+const hyp_threads_api *hyp_threads_get_api(void)
+{
+    return &API;
+}
