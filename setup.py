@@ -14,6 +14,7 @@ import platform
 import sys
 import tempfile
 from pathlib import Path
+from sysconfig import get_platform
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -23,7 +24,8 @@ from setuptools.errors import CompileError
 
 KERNELS = Path("src/hyperion/_kernels")
 C = KERNELS / "c"
-X86 = platform.machine().lower() in {"x86_64", "amd64", "i686"} and "arm64" not in os.environ.get("ARCHFLAGS", "")
+if sys.platform == "darwin":  # a universal2 Python would compile for both processors, and neither knows the other's flags
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 ALSO = {"nn": ["matmul"], "dispatch": []}
 
 GNU = ["-O3", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
@@ -37,6 +39,18 @@ ISA = {  # suffix: (GNU flags, MSVC flags); order does not matter
     "avx512": (AVX512, ["/arch:AVX512"]),
     "amx": ([*AVX512, "-mamx-tile", "-mamx-int8"], ["/arch:AVX512"]),
 }
+
+
+def targets_x86():
+    """Whether the code is built for x86-64, which on macOS and Windows need not be what this machine is."""
+    if sys.platform == "darwin":
+        return "x86_64" in os.environ["ARCHFLAGS"] and "arm64" not in os.environ["ARCHFLAGS"]
+    if sys.platform == "win32":
+        return get_platform() == "win-amd64"
+    return platform.machine().lower() in {"x86_64", "amd64"} and sys.maxsize > 2**32
+
+
+X86 = targets_x86()
 
 
 def sources(family):

@@ -1,1 +1,51 @@
-"""Hyperion: run language models in the memory you have."""
+"""Hyperion: run language models in the memory you have.
+
+Names are loaded when they are first used, so that ``import hyperion`` costs next to nothing.
+"""
+
+from importlib import import_module
+
+from .errors import (
+    ErrorCode,
+    FormatError,
+    HyperionError,
+    HyperionIOError,
+    HyperionMemoryError,
+    HyperionRuntimeError,
+    InvalidArgumentError,
+    MemoryBudgetError,
+    UnsupportedError,
+    get_error_message,
+    set_error_handler,
+)
+
+__version__ = "0.1.0"
+
+_LAZY: dict[str, str] = {}  # public name: the module that has it
+
+__all__ = [
+    "ErrorCode",
+    "FormatError",
+    "HyperionError",
+    "HyperionIOError",
+    "HyperionMemoryError",
+    "HyperionRuntimeError",
+    "InvalidArgumentError",
+    "MemoryBudgetError",
+    "UnsupportedError",
+    "get_error_message",
+    "set_error_handler",
+]
+__all__ += list(_LAZY)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hyperion' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

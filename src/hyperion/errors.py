@@ -8,6 +8,7 @@ Every exception that Hyperion raises on purpose is a :class:`HyperionError` and 
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,7 @@ _MESSAGES = {
 
 ErrorHandler = Callable[[ErrorCode, str, dict[str, Any]], None]
 _handler: ErrorHandler | None = None
+_inside = threading.local()
 
 
 class HyperionError(Exception):
@@ -152,15 +154,21 @@ def set_error_handler(handler: ErrorHandler | None) -> ErrorHandler | None:
 
 def _notify(error: HyperionError) -> None:
     handler = _handler
-    if handler is not None:
-        try:
-            handler(error.code, error.message, dict(error.context))
-        except Exception:
-            return
+    if handler is None or getattr(_inside, "handler", False):  # an error made by a handler is not reported to it
+        return
+    _inside.handler = True
+    try:
+        handler(error.code, error.message, dict(error.context))
+    except Exception:  # noqa: BLE001, S110 - whatever it raises must not hide the error itself
+        pass
+    finally:
+        _inside.handler = False
 
 
 def _rebuild(cls: type[HyperionError], message: str, context: dict[str, Any]) -> HyperionError:
-    error = cls.__new__(cls)
+    """Unpickle without telling the handler a second time."""
+    base = OSError if issubclass(cls, OSError) else Exception  # the base whose C layout the class has
+    error = base.__new__(cls, message)
     Exception.__init__(error, message)
     error.message, error.context = message, context
     return error
