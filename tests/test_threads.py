@@ -17,7 +17,17 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="ne
 
 
 def native_threads():
-    return len(os.listdir("/proc/self/task"))
+    return set(os.listdir("/proc/self/task"))
+
+
+def settles(condition):
+    """Whether the condition comes true; a joined thread stays in /proc for a moment."""
+    end = time.monotonic() + 20
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
@@ -196,11 +206,11 @@ def test_fork_while_another_thread_runs_regions():
 def test_threads_start_late_and_end_with_the_team():
     before = native_threads()
     team = Team(4)
-    assert native_threads() == before
+    assert native_threads() <= before
     probe_sum(team, np.ones(100), 1)
-    assert native_threads() == before + 3
+    assert len(native_threads() - before) == 3
     del team
-    assert native_threads() == before
+    assert settles(lambda: native_threads() <= before)
 
 
 @needs_proc
@@ -208,7 +218,7 @@ def test_create_and_destroy_leave_nothing():
     before = native_threads()
     for i in range(200):
         assert probe_sum(Team(1 + i % 4), np.ones(64), 1) == 64
-    assert native_threads() == before
+    assert settles(lambda: native_threads() <= before)
 
 
 @pytest.mark.parametrize("threads", [0, -1, 4097, 2**70, 1.5, "2", None, True])

@@ -1,0 +1,31 @@
+/* Anonymous memory straight from the system: zeroed, page-aligned, given back to it when freed. */
+#ifndef HYP_PAGES_H
+#define HYP_PAGES_H
+
+#include "common/hyp.h"
+
+#define HYP_HUGE_PAGE ((size_t)2 << 20)
+#define HYP_HUGE_FROM (2 * HYP_HUGE_PAGE) /* smaller buffers do not gain from huge pages */
+
+typedef struct {
+    uint8_t *data;
+    size_t bytes; /* asked for */
+    size_t mapped; /* held: bytes rounded up to pages, at least one page */
+} hyp_pages;
+
+size_t hyp_page_size(void);
+
+/* What hyp_pages_map holds for `bytes`, or 0 when that overflows. */
+size_t hyp_pages_rounded(size_t bytes);
+
+/* huge: ask for huge pages from HYP_HUGE_FROM on, the start then aligned to one. They cover whole huge pages only, so
+ * resident memory never exceeds `mapped`. Without it, huge pages are declined: memory becomes resident a page at a time.
+ * Returns HYP_OK or HYP_ERROR_MEMORY. */
+int hyp_pages_map(hyp_pages *p, size_t bytes, int huge);
+
+void hyp_pages_unmap(hyp_pages *p);
+
+/* Give the whole pages inside [offset, offset + bytes) back to the system; they read as zeros and stay usable. */
+int hyp_pages_discard(hyp_pages *p, size_t offset, size_t bytes);
+
+#endif
