@@ -1,0 +1,8 @@
+/* The AVX-VNNI level's entries of the table: integer products; floats and activations are those of AVX2. */
+#include "matmul_ymm.h"
+
+void hyp_matmul_fill_avxvnni(hyp_table *t)
+{
+    hyp_matmul_fill_legacy_avxvnni(t);
+    hyp_matmul_fill_kquant_avxvnni(t);
+}

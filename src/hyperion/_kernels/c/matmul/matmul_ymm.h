@@ -1,0 +1,21 @@
+/* What the files of the AVX2 and AVX-VNNI levels give each other: each fills its part of the table. */
+#ifndef HYP_MATMUL_YMM_H
+#define HYP_MATMUL_YMM_H
+
+#include "common/table.h"
+
+/* The VEX form of vpdpbusd: gcc 11, clang 12, Visual Studio 2022; without it the level is AVX2 under another name. */
+#if defined(__AVXVNNI__) || (defined(_MSC_VER) && !defined(__clang__) && _MSC_VER >= 1930)
+#define HYP_HAVE_AVXVNNI 1
+#else
+#define HYP_HAVE_AVXVNNI 0
+#endif
+
+void hyp_matmul_fill_legacy_avx2(hyp_table *t);
+void hyp_matmul_fill_kquant_avx2(hyp_table *t);
+void hyp_matmul_fill_float_avx2(hyp_table *t);
+void hyp_matmul_fill_act_avx2(hyp_table *t);
+void hyp_matmul_fill_legacy_avxvnni(hyp_table *t);
+void hyp_matmul_fill_kquant_avxvnni(hyp_table *t);
+
+#endif

@@ -1,0 +1,353 @@
+/* Products of quantized panels with ymm registers: shared text of the AVX2 and AVX-VNNI kernels, which differ in the
+ * integer dot step only. The including file sets HYP_YMM_VNNI to 0 or 1 first.
+ *
+ * The AVX2 step, vpmaddubsw, adds two products in a *saturating* int16. Activation codes are -127..127, so a pair of
+ * weights of at most w gives at most 2*127*w, and n of them may be added in int16 while n*254*w <= 32767:
+ *      w         pair      vectors added in int16
+ *      3           762     4 (of 43; a half group ends)     Q2_K
+ *      7          1778     4 (of 18; a half group ends)     Q3_K
+ *      15         3810     8 = the block, 30480             Q4_0 Q4_1 Q4_K
+ *      31         7874     4, 31496                         Q5_0 Q5_1 Q5_K
+ *      63        16002     2, 32004                         Q6_K
+ *      128       32512     1                                Q8_0 IQ4_NL, as |w| * (a with the sign of w)
+ * vpmaddwd then widens: with ones, or with the half group's scale where there is one (|scale| <= 128: 2*32004*128 is far
+ * from 2^31). vpdpbusd adds four products in int32 and needs none of this.
+ *
+ * A block's sum stays below 2^24, and below 2^31 with scales, in every type.
+ */
+#ifndef HYP_YMM_MUL_H
+#define HYP_YMM_MUL_H
+
+#include "ymm_unpack.h"
+
+/* What a token brings to a block, broadcast to all rows. */
+typedef struct {
+    __m256 da, xs;     /* scale; scale * sum of the codes */
+    __m256i c0, c1;    /* see ymm_terms */
+} hyp_ymm_token;
+
+/* The same for a group of tokens, in memory. */
+typedef struct {
+    int32_t c0[HYP_ACT_TILE], c1[HYP_ACT_TILE];
+    float xs[HYP_ACT_TILE];
+} hyp_ymm_terms;
+
+HYP_INLINE __m256i ymm_broadcast4(const int8_t *a)
+{
+    int32_t v;
+    memcpy(&v, a, 4);
+    return _mm256_set1_epi32(v); /* vpbroadcastd from memory: a load port alone */
+}
+
+#if HYP_YMM_VNNI
+
+HYP_INLINE __m256i ymm_dot4(const __m256i *q, const int8_t *a, __m256i acc)
+{
+    HYP_UNROLL8 for (int j = 0; j < 4; j++) acc = _mm256_dpbusd_avx_epi32(acc, q[j], ymm_broadcast4(a + 4 * j));
+    return acc;
+}
+
+HYP_INLINE __m256i ymm_isum(int type, const hyp_ymm_half *h, const int8_t *a, const hyp_ymm_token *t)
+{
+    const int affine = type == HYP_Q4_1 || type == HYP_Q5_1 || type == HYP_Q4_K || type == HYP_Q5_K || type == HYP_Q2_K;
+    (void)h->sign;
+    return ymm_dot4(h->q + 4, a + 16, ymm_dot4(h->q, a, affine ? _mm256_setzero_si256() : t->c0));
+}
+
+#else
+
+HYP_INLINE __m256i ymm_pair(const __m256i *q, const int8_t *a)
+{
+    return _mm256_add_epi16(_mm256_maddubs_epi16(q[0], ymm_broadcast4(a)), _mm256_maddubs_epi16(q[1], ymm_broadcast4(a + 4)));
+}
+
+HYP_INLINE __m256i ymm_quad(const __m256i *q, const int8_t *a)
+{
+    return _mm256_add_epi16(ymm_pair(q, a), ymm_pair(q + 2, a + 8));
+}
+
+HYP_INLINE __m256i ymm_isum(int type, const hyp_ymm_half *h, const int8_t *a, const hyp_ymm_token *t)
+{
+    const __m256i one = _mm256_set1_epi16(1), *q = h->q;
+    switch (type) {
+    case HYP_Q4_0: case HYP_Q4_1: case HYP_Q4_K: {
+        const __m256i s = _mm256_madd_epi16(_mm256_add_epi16(ymm_quad(q, a), ymm_quad(q + 4, a + 16)), one);
+        return type == HYP_Q4_0 ? _mm256_add_epi32(s, t->c0) : s;
+    }
+    case HYP_Q5_0: case HYP_Q5_1: case HYP_Q5_K: {
+        const __m256i s0 = _mm256_madd_epi16(ymm_quad(q, a), one), s1 = _mm256_madd_epi16(ymm_quad(q + 4, a + 16), one);
+        const __m256i s = _mm256_add_epi32(s0, s1);
+        return type == HYP_Q5_0 ? _mm256_add_epi32(s, t->c0) : s;
+    }
+    case HYP_Q2_K: case HYP_Q3_K: {
+        const __m256i s0 = _mm256_madd_epi16(ymm_quad(q, a), h->s0), s1 = _mm256_madd_epi16(ymm_quad(q + 4, a + 16), h->s1);
+        const __m256i s = _mm256_add_epi32(s0, s1);
+        return type == HYP_Q3_K ? _mm256_add_epi32(s, _mm256_madd_epi16(h->s2, t->c0)) : s;
+    }
+    case HYP_Q6_K: {
+        const __m256i s0 = _mm256_add_epi32(_mm256_madd_epi16(ymm_pair(q, a), h->s0),
+                                            _mm256_madd_epi16(ymm_pair(q + 2, a + 8), h->s0));
+        const __m256i s1 = _mm256_add_epi32(_mm256_madd_epi16(ymm_pair(q + 4, a + 16), h->s1),
+                                            _mm256_madd_epi16(ymm_pair(q + 6, a + 24), h->s1));
+        return _mm256_add_epi32(_mm256_add_epi32(s0, s1), _mm256_madd_epi16(h->s2, t->c0));
+    }
+    default: { /* Q8_0, IQ4_NL */
+        __m256i s[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        HYP_UNROLL8 for (int j = 0; j < 8; j++) {
+            const __m256i signed_a = _mm256_sign_epi8(ymm_broadcast4(a + 4 * j), h->sign[j]);
+            s[j % 2] = _mm256_add_epi32(s[j % 2], _mm256_madd_epi16(_mm256_maddubs_epi16(q[j], signed_a), one));
+        }
+        return _mm256_add_epi32(s[0], s[1]);
+    }
+    }
+}
+
+#endif
+
+/* One block, 8 rows, one token: the order of arithmetic that panel.h fixes. */
+HYP_INLINE __m256 ymm_block(int type, const hyp_ymm_half *h, const int8_t *a, const hyp_ymm_token *t, __m256 acc)
+{
+#if HYP_YMM_VNNI
+    if (type == HYP_Q6_K) {
+        /* |sum| <= 16*32*127 and |scale| <= 128: both products and their sum are integers below 2^24, exact in float; vpmulld
+         * would take two uops on the ports of vpdpbusd. */
+        const __m256 f0 = _mm256_cvtepi32_ps(ymm_dot4(h->q, a, t->c0));
+        const __m256 f1 = _mm256_cvtepi32_ps(ymm_dot4(h->q + 4, a + 16, t->c1));
+        const __m256 sum = _mm256_fmadd_ps(h->f0, f0, _mm256_mul_ps(h->f1, f1));
+        return _mm256_fmadd_ps(_mm256_mul_ps(h->d, t->da), sum, acc);
+    }
+#endif
+    const __m256 sum = _mm256_cvtepi32_ps(ymm_isum(type, h, a, t));
+    acc = _mm256_fmadd_ps(_mm256_mul_ps(h->d, t->da), sum, acc);
+    switch (type) {
+    case HYP_Q4_1: case HYP_Q5_1: case HYP_Q4_K: case HYP_Q5_K: return _mm256_fmadd_ps(h->min, t->xs, acc);
+    case HYP_Q2_K: {
+        const __m256 mins = _mm256_cvtepi32_ps(_mm256_madd_epi16(h->s2, t->c0));
+        return _mm256_fnmadd_ps(_mm256_mul_ps(h->min, t->da), mins, acc);
+    }
+    default: return acc;
+    }
+}
+
+/* The zero point of a type whose weights are offset; 0 for those that need no term. */
+HYP_INLINE int ymm_zero(int type)
+{
+    switch (type) {
+    case HYP_Q4_0: return 8;
+    case HYP_Q5_0: return 16;
+    case HYP_Q6_K: return 32;
+#if HYP_YMM_VNNI
+    case HYP_Q8_0: case HYP_IQ4_NL: return 128;
+    case HYP_Q3_K: return 124;
+#endif
+    default: return 0;
+    }
+}
+
+/* c0, c1 and xs of 8 tokens from their sums s[8][2] and scales. c0 is
+ *   Q2_K          the int16 pair (sum0, sum1)            Q3_K, Q6_K (AVX2)   the int16 pair (-sum0, -sum1)
+ *   Q6_K (VNNI)   -32*sum0, and c1 = -32*sum1            others              -zero * (sum0 + sum1)
+ * A half block's sum is at most 16*127: it fits an int16. */
+HYP_INLINE void ymm_terms(int type, const int32_t *s, const float *d, hyp_ymm_terms *t, int at)
+{
+    const __m256 a = _mm256_castsi256_ps(ymm_load(s)), b = _mm256_castsi256_ps(ymm_load(s + 8));
+    const __m256i s0 = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xd8);
+    const __m256i s1 = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8);
+    const __m256i zero = _mm256_setzero_si256(), sum = _mm256_add_epi32(s0, s1);
+    __m256i c0 = zero;
+    switch (type) {
+    case HYP_Q4_1: case HYP_Q5_1: case HYP_Q4_K: case HYP_Q5_K:
+        _mm256_storeu_ps(t->xs + at, _mm256_mul_ps(_mm256_loadu_ps(d), _mm256_cvtepi32_ps(sum)));
+        return;
+    case HYP_Q2_K: c0 = _mm256_blend_epi16(s0, _mm256_slli_epi32(s1, 16), 0xaa); break;
+#if HYP_YMM_VNNI
+    case HYP_Q6_K:
+        c0 = _mm256_sub_epi32(zero, _mm256_slli_epi32(s0, 5));
+        _mm256_storeu_si256((__m256i *)(t->c1 + at), _mm256_sub_epi32(zero, _mm256_slli_epi32(s1, 5)));
+        break;
+#else
+    case HYP_Q3_K: case HYP_Q6_K:
+        c0 = _mm256_sub_epi16(zero, _mm256_blend_epi16(s0, _mm256_slli_epi32(s1, 16), 0xaa));
+        break;
+#endif
+    default: c0 = _mm256_mullo_epi32(sum, _mm256_set1_epi32(-ymm_zero(type))); break;
+    }
+    _mm256_storeu_si256((__m256i *)(t->c0 + at), c0);
+}
+
+HYP_INLINE void ymm_token_of(const hyp_ymm_terms *terms, const float *d, size_t t, hyp_ymm_token *token)
+{
+    token->da = _mm256_broadcast_ss(d + t);
+    token->xs = _mm256_broadcast_ss(terms->xs + t);
+    token->c0 = _mm256_set1_epi32(terms->c0[t]);
+    token->c1 = _mm256_set1_epi32(terms->c1[t]);
+}
+
+/* The same for a single token, straight from its record: the scalar ports are idle there. */
+HYP_INLINE void ymm_token_single(int type, const uint8_t *record, hyp_ymm_token *token)
+{
+    float d;
+    int32_t s[2];
+    memcpy(&d, record + HYP_BLOCK, 4);
+    memcpy(s, record + HYP_BLOCK + 4, 8);
+    token->da = _mm256_set1_ps(d);
+    token->xs = _mm256_set1_ps(d * (float)(s[0] + s[1]));
+    token->c0 = _mm256_set1_epi32(-ymm_zero(type) * (s[0] + s[1]));
+    token->c1 = _mm256_setzero_si256();
+    if (type == HYP_Q2_K) token->c0 = _mm256_set1_epi32((int32_t)(((uint32_t)s[1] << 16) | ((uint32_t)s[0] & 0xffffu)));
+#if HYP_YMM_VNNI
+    if (type == HYP_Q6_K) {
+        token->c0 = _mm256_set1_epi32(-32 * s[0]);
+        token->c1 = _mm256_set1_epi32(-32 * s[1]);
+    }
+#else
+    if (type == HYP_Q3_K || type == HYP_Q6_K)
+        token->c0 = _mm256_set1_epi32((int32_t)(((uint32_t)-s[1] << 16) | ((uint32_t)-s[0] & 0xffffu)));
+#endif
+}
+
+/* out[0..n), n <= 16, from a panel's two accumulators. */
+HYP_INLINE void ymm_store_rows(float *out, size_t n, __m256 low, __m256 high)
+{
+    if (n >= HYP_PANEL) {
+        _mm256_storeu_ps(out, low);
+        _mm256_storeu_ps(out + 8, high);
+        return;
+    }
+    float rows[HYP_PANEL];
+    _mm256_storeu_ps(rows, low);
+    _mm256_storeu_ps(rows + 8, high);
+    memcpy(out, rows, n * sizeof *out);
+}
+
+#define YMM_ONE_RECORD (HYP_BLOCK + 12)                 /* bytes of an activation block of one token */
+#define YMM_TILE_RECORD (HYP_ACT_TILE * YMM_ONE_RECORD) /* and of a group of 16 */
+
+HYP_INLINE void ymm_one_block(int type, const uint8_t *rec, const hyp_ymm_scales *s, int g, const uint8_t *act, __m256 *acc)
+{
+    hyp_ymm_token token;
+    ymm_token_single(type, act, &token);
+    for (int half = 0; half < 2; half++) {
+        hyp_ymm_half h;
+        ymm_unpack(type, rec, s, g, half, &h);
+        acc[half] = ymm_block(type, &h, (const int8_t *)act, &token, acc[half]);
+    }
+}
+
+/* One token: the weights go from memory to registers and are forgotten. */
+HYP_INLINE void ymm_mul_one(int type, const uint8_t *w, size_t rows, size_t k, const uint8_t *act, float *out)
+{
+    const size_t len = hyp_block_len(type), bytes = HYP_PANEL * hyp_block_bytes(type), records = k / len;
+    for (size_t row = 0; row < rows; row += HYP_PANEL) {
+        __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+        const uint8_t *a = act;
+        for (size_t r = 0; r < records; r++, w += bytes, a += len / HYP_BLOCK * YMM_ONE_RECORD) {
+            hyp_ymm_scales s;
+            if (type == HYP_Q4_K || type == HYP_Q5_K) ymm_scales_q4k(w, &s);
+            ymm_one_block(type, w, &s, 0, a, acc);
+            if (len == HYP_BLOCK) continue;
+            ymm_one_block(type, w, &s, 1, a + 1 * YMM_ONE_RECORD, acc);
+            ymm_one_block(type, w, &s, 2, a + 2 * YMM_ONE_RECORD, acc);
+            ymm_one_block(type, w, &s, 3, a + 3 * YMM_ONE_RECORD, acc);
+            ymm_one_block(type, w, &s, 4, a + 4 * YMM_ONE_RECORD, acc);
+            ymm_one_block(type, w, &s, 5, a + 5 * YMM_ONE_RECORD, acc);
+            ymm_one_block(type, w, &s, 6, a + 6 * YMM_ONE_RECORD, acc);
+            ymm_one_block(type, w, &s, 7, a + 7 * YMM_ONE_RECORD, acc);
+        }
+        ymm_store_rows(out + row, rows - row, acc[0], acc[1]);
+    }
+}
+
+#define YMM_K_BLOCKS 8 /* blocks unpacked at a time: 2 * 8 halves of at most 700 bytes stay in L1 */
+#define YMM_GROUPS 4   /* groups of 16 tokens that share what is unpacked */
+
+HYP_INLINE void ymm_unpack_both(int type, const uint8_t *rec, const hyp_ymm_scales *s, int g, hyp_ymm_half *h)
+{
+    ymm_unpack(type, rec, s, g, 0, h);
+    ymm_unpack(type, rec, s, g, 1, h + 1);
+}
+
+/* `blocks` <= 8 blocks of a panel to tile[block][half]; the K types come a whole record at a time. */
+HYP_INLINE void ymm_unpack_tile(int type, const uint8_t *w, size_t blocks, hyp_ymm_half (*tile)[2])
+{
+    hyp_ymm_scales s;
+    if (hyp_block_len(type) == HYP_BLOCK) {
+        for (size_t b = 0; b < blocks; b++) ymm_unpack_both(type, w + b * HYP_PANEL * hyp_block_bytes(type), &s, 0, tile[b]);
+        return;
+    }
+    if (type == HYP_Q4_K || type == HYP_Q5_K) ymm_scales_q4k(w, &s);
+    ymm_unpack_both(type, w, &s, 0, tile[0]);
+    ymm_unpack_both(type, w, &s, 1, tile[1]);
+    ymm_unpack_both(type, w, &s, 2, tile[2]);
+    ymm_unpack_both(type, w, &s, 3, tile[3]);
+    ymm_unpack_both(type, w, &s, 4, tile[4]);
+    ymm_unpack_both(type, w, &s, 5, tile[5]);
+    ymm_unpack_both(type, w, &s, 6, tile[6]);
+    ymm_unpack_both(type, w, &s, 7, tile[7]);
+}
+
+/* One unpacked block, `tokens` <= 16 of a group: acc[token][16]. Eight registers hold the weights of 8 rows; the
+ * accumulators live in L1, one load and one store a token against more than ten arithmetic uops. */
+HYP_INLINE void ymm_group_block(int type, const hyp_ymm_half *tile, const uint8_t *act, size_t tokens, float *acc)
+{
+    const float *d = (const float *)(const void *)(act + HYP_ACT_TILE * HYP_BLOCK);
+    const int32_t *s = (const int32_t *)(const void *)(d + HYP_ACT_TILE);
+    hyp_ymm_terms terms;
+    ymm_terms(type, s, d, &terms, 0);
+    if (tokens > 8) ymm_terms(type, s + 16, d + 8, &terms, 8);
+    for (int half = 0; half < 2; half++) {
+        const hyp_ymm_half h = tile[half];
+        for (size_t t = 0; t < tokens; t++) {
+            float *sum = acc + t * HYP_PANEL + 8 * half;
+            hyp_ymm_token token;
+            ymm_token_of(&terms, d, t, &token);
+            _mm256_storeu_ps(sum, ymm_block(type, &h, (const int8_t *)act + t * HYP_BLOCK, &token, _mm256_loadu_ps(sum)));
+        }
+    }
+}
+
+/* One panel times up to 64 tokens. */
+HYP_INLINE void ymm_panel_groups(int type, const uint8_t *w, size_t n_rows, size_t k, const uint8_t *act, size_t m, float *out,
+                                 size_t ldo)
+{
+    HYP_ALIGN64 float acc[YMM_GROUPS * HYP_ACT_TILE][HYP_PANEL];
+    HYP_ALIGN64 hyp_ymm_half tile[YMM_K_BLOCKS][2];
+    const size_t blocks = k / HYP_BLOCK, group_bytes = blocks * YMM_TILE_RECORD;
+    const size_t bytes = HYP_PANEL * hyp_block_bytes(type) / (hyp_block_len(type) / HYP_BLOCK);
+    memset(acc, 0, m * sizeof acc[0]);
+    for (size_t b = 0; b < blocks; b += YMM_K_BLOCKS) {
+        const size_t n = blocks - b < YMM_K_BLOCKS ? blocks - b : YMM_K_BLOCKS;
+        ymm_unpack_tile(type, w + b * bytes, n, tile);
+        for (size_t t = 0; t < m; t += HYP_ACT_TILE) {
+            const uint8_t *a = act + t / HYP_ACT_TILE * group_bytes + b * YMM_TILE_RECORD;
+            const size_t tokens = m - t < HYP_ACT_TILE ? m - t : HYP_ACT_TILE;
+            for (size_t i = 0; i < n; i++) ymm_group_block(type, tile[i], a + i * YMM_TILE_RECORD, tokens, acc[t]);
+        }
+    }
+    for (size_t t = 0; t < m; t++)
+        ymm_store_rows(out + t * ldo, n_rows, _mm256_load_ps(acc[t]), _mm256_load_ps(acc[t] + 8));
+}
+
+HYP_INLINE void ymm_mul_many(int type, const uint8_t *w, size_t rows, size_t k, const uint8_t *act, size_t m, float *out,
+                             size_t ldo)
+{
+    const size_t step = YMM_GROUPS * HYP_ACT_TILE, group_bytes = hyp_act_group_bytes(0, HYP_ACT_TILE, k);
+    const size_t panel_bytes = hyp_panel_bytes(type, k);
+    for (size_t t = 0; t < m; t += step) {
+        const uint8_t *panel = w, *a = act + t / HYP_ACT_TILE * group_bytes;
+        for (size_t row = 0; row < rows; row += HYP_PANEL, panel += panel_bytes)
+            ymm_panel_groups(type, panel, rows - row, k, a, m - t < step ? m - t : step, out + t * ldo + row, ldo);
+    }
+}
+
+/* The table's entry of a type. */
+#define HYP_YMM_KERNEL(name, type)                                                                                             \
+    static void name(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)               \
+    {                                                                                                                          \
+        if (m == 1)                                                                                                            \
+            ymm_mul_one(type, w, rows, k, (const uint8_t *)act, out);                                                          \
+        else                                                                                                                   \
+            ymm_mul_many(type, w, rows, k, (const uint8_t *)act, m, out, ldo);                                                 \
+    }
+
+#endif
