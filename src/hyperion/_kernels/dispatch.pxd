@@ -7,6 +7,11 @@ cdef extern from "common/table.h":
         HYP_LEVEL_AMX
         HYP_LEVELS
         HYP_TYPES
+        HYP_KV_F16
+        HYP_KV_Q8_0
+        HYP_KV_Q4_0
+        HYP_KV_TYPES
+        HYP_KV_TILE
 
     ctypedef void (*hyp_mul_fn)(const unsigned char *w, size_t rows, size_t k, const void *act, size_t m, float *out,
                                 size_t ldo) noexcept nogil
@@ -27,14 +32,19 @@ cdef extern from "common/table.h":
     ctypedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, size_t pos, const float *k,
                                      const float *v) noexcept nogil
     size_t hyp_attn_scratch(size_t nq, size_t head_dim) noexcept nogil
+    size_t hyp_k_tile_bytes(int kv, size_t head_dim) noexcept nogil
+    size_t hyp_v_row_bytes(int kv, size_t head_dim) noexcept nogil
+    size_t hyp_k_bytes(int kv, size_t head_dim, size_t positions) noexcept nogil
+    size_t hyp_v_bytes(int kv, size_t head_dim, size_t positions) noexcept nogil
+    size_t hyp_kv_bytes(int kv, size_t head_dim, size_t positions) noexcept nogil
 
     ctypedef struct hyp_table:
         int level
         hyp_mul_fn *mul
         hyp_act_fn act_quantize
         hyp_act_fn act_float
-        hyp_attn_fn attention
-        hyp_kv_store_fn kv_store
+        hyp_attn_fn *attention
+        hyp_kv_store_fn *kv_store
         void (*rms_norm)(const float *x, const float *weight, float eps, size_t n, float *out) noexcept nogil
         void (*rope)(float *x, const float *cs, size_t heads, size_t head_dim, size_t rot,
                      int interleaved) noexcept nogil

@@ -1,0 +1,64 @@
+/* exp and sigmoid on 16 floats; for files built for AVX-512 only. */
+#ifndef HYP_MATH_AVX512_H
+#define HYP_MATH_AVX512_H
+
+#include "nn/nn.h"
+#include <immintrin.h>
+
+/* exp(x + low), |low| below an ulp of x. The operand order of min and max lets NaN through. */
+HYP_INLINE __m512 hyp_exp2_avx512(__m512 x_f32x16, __m512 low_f32x16)
+{
+    __m512 x = _mm512_min_ps(_mm512_set1_ps(HYP_EXP_MAX), x_f32x16);
+    x = _mm512_max_ps(_mm512_set1_ps(HYP_EXP_MIN), x);
+    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(HYP_LOG2E)), nearest);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(HYP_LN2_HI), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(HYP_LN2_LO), r);
+    r = _mm512_add_ps(r, low_f32x16);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(HYP_EXP_P4), r, _mm512_set1_ps(HYP_EXP_P3));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(HYP_EXP_P2));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(HYP_EXP_P1));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(HYP_EXP_P0));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r);
+    return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1.0f)), n); /* rounds subnormals once */
+}
+
+HYP_INLINE __m512 hyp_exp_avx512(__m512 x_f32x16)
+{
+    return hyp_exp2_avx512(x_f32x16, _mm512_setzero_ps());
+}
+
+/* x / (1 + e); x is kept finite from below, so that -inf gives -0 and not NaN. */
+HYP_INLINE __m512 hyp_gate_avx512(__m512 x_f32x16, __m512 e_f32x16)
+{
+    const __m512 x = _mm512_max_ps(_mm512_set1_ps(-FLT_MAX), x_f32x16);
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), e_f32x16));
+}
+
+HYP_INLINE __m512 hyp_silu_avx512(__m512 x_f32x16)
+{
+    return hyp_gate_avx512(x_f32x16, hyp_exp_avx512(_mm512_sub_ps(_mm512_setzero_ps(), x_f32x16)));
+}
+
+HYP_INLINE __m512d hyp_gelu_argument_avx512(__m256 x_f32x8)
+{
+    const __m512d x = _mm512_cvtps_pd(x_f32x8);
+    const __m512d inner = _mm512_fmadd_pd(_mm512_mul_pd(x, x), _mm512_set1_pd(-HYP_GELU_B), _mm512_set1_pd(-HYP_GELU_A));
+    return _mm512_mul_pd(x, inner);
+}
+
+HYP_INLINE __m512 hyp_gelu_avx512(__m512 x_f32x16)
+{
+    const __m512 limit = _mm512_set1_ps(HYP_GELU_CLAMP), zero = _mm512_setzero_ps();
+    const __m512 x = _mm512_max_ps(_mm512_sub_ps(zero, limit), _mm512_min_ps(limit, x_f32x16));
+    const __m512d y0 = hyp_gelu_argument_avx512(_mm512_castps512_ps256(x));
+    const __m512d y1 = hyp_gelu_argument_avx512(_mm512_extractf32x8_ps(x, 1));
+    const __m256 high0 = _mm512_cvtpd_ps(y0), high1 = _mm512_cvtpd_ps(y1);
+    const __m256 low0 = _mm512_cvtpd_ps(_mm512_sub_pd(y0, _mm512_cvtps_pd(high0)));
+    const __m256 low1 = _mm512_cvtpd_ps(_mm512_sub_pd(y1, _mm512_cvtps_pd(high1)));
+    const __m512 high = _mm512_insertf32x8(_mm512_castps256_ps512(high0), high1, 1);
+    const __m512 low = _mm512_insertf32x8(_mm512_castps256_ps512(low0), low1, 1);
+    return hyp_gate_avx512(x_f32x16, hyp_exp2_avx512(high, low));
+}
+
+#endif
