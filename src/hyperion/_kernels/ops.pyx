@@ -198,7 +198,7 @@ def attention(q, k, v, lens, *, scale=None, kv="f16", level=None):
         raise InvalidArgumentError(f"lens must lie in 1..{k.shape[0]}, not {visible.min()}..{visible.max()}")
     lengths = np.ascontiguousarray(visible, dtype=np.uintp)
     out = np.empty((q.shape[0], q.shape[1]), dtype=np.float32)
-    cdef size_t i, nq = q.shape[0], head_dim = q.shape[1], positions = k.shape[0]
+    cdef size_t i, at, nq = q.shape[0], head_dim = q.shape[1], positions = k.shape[0]
     cdef hyp_attn_args args
     args.head_dim = head_dim
     args.nq = nq
@@ -226,8 +226,9 @@ def attention(q, k, v, lens, *, scale=None, kv="f16", level=None):
             memset(k_cache, 0xff, k_size)
             memset(v_cache, 0xff, v_size)
             memset(block, 0xff, scratch + 64)
-            for i in range(0, positions * head_dim, head_dim):
-                t.kv_store[number](k_cache, v_cache, head_dim, i // head_dim, k_data + i, v_data + i)
+            for i in range(positions):
+                at = i * head_dim
+                t.kv_store[number](k_cache, v_cache, head_dim, i, k_data + at, v_data + at)
             for i in range(nq):
                 queries[i] = q_data + i * head_dim
                 outs[i] = out_data + i * head_dim
