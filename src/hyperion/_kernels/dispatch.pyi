@@ -18,5 +18,14 @@ def default_level() -> str:
         If the environment names a level that is absent here.
     """
 
+def level_name(level: int) -> str:
+    """The name of a level's number.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If there is no such level.
+    """
+
 def features() -> dict[str, bool]:
     """The instruction sets that the processor has and the operating system supports, by name."""

@@ -70,5 +70,11 @@ def default_level():
     return name
 
 
+def level_name(int level):
+    if level < 0 or level >= HYP_LEVELS:
+        raise InvalidArgumentError(f"a level's number is 0 to {HYP_LEVELS - 1}, not {level}")
+    return LEVELS[level]
+
+
 def features():
     return {name: bool(value) for name, value in (<dict>_features).items()}

@@ -1,0 +1,154 @@
+/* The driver of matrix products: cuts the work into tasks for a team and into pieces that suit the caches.
+ *
+ * Rows are cut by whole panels, tokens by whole groups, and every output is computed by one call of a kernel from first to
+ * last K; so neither the number of threads nor the cut can change a bit. */
+#include "matmul/linear.h"
+
+/* A piece of weights and a slab of activations live in a second-level cache together: 1 MiB of the 1.25 to 2 MiB of
+ * server cores, and not too much for the 512 KiB of smaller ones, whose next level is then close. */
+#define WEIGHTS_CACHED ((size_t)384 << 10)
+#define ACTIVATIONS_CACHED ((size_t)512 << 10)
+
+/* A task should take long enough to pay for its counter (some 100 ns), and there should be enough of them that a thread
+ * whose core is busy elsewhere does not hold up the others at the end. */
+#define TASK_WORK ((size_t)32 << 10) /* bytes of weights for one token: about 1 us */
+#define TASKS_A_THREAD 8
+
+size_t hyp_act_bytes(int is_float, size_t m, size_t k)
+{
+    const size_t tile = hyp_act_tile(m), groups = (m + tile - 1) / tile;
+    /* k need not be a multiple of 32 for float weights; the quantized form then does not exist */
+    const size_t as_float = groups * hyp_act_group_bytes(1, tile, k), as_codes = groups * hyp_act_group_bytes(0, tile, k);
+    if (is_float < 0) return as_float > as_codes ? as_float : as_codes;
+    return is_float ? as_float : as_codes;
+}
+
+/* Tokens from group `first` on for `count` groups, when the last of `groups` pieces may hold a group and one more token:
+ * a single token would be packed in the layout of m = 1. */
+static size_t slab_count(size_t m)
+{
+    const size_t groups = (m + HYP_ACT_TILE - 1) / HYP_ACT_TILE;
+    return m > HYP_ACT_TILE && m % HYP_ACT_TILE == 1 ? groups - 1 : groups;
+}
+
+static size_t slab_tokens(size_t m, size_t begin, size_t end)
+{
+    const size_t last = slab_count(m), from = begin * HYP_ACT_TILE, to = end == last ? m : end * HYP_ACT_TILE;
+    return to - from;
+}
+
+/* ---- Packing activations ------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    hyp_act_fn pack;
+    const float *x;
+    size_t ldx, m, k, group_bytes;
+    uint8_t *act;
+} pack_job;
+
+static void pack_task(void *arg, size_t begin, size_t end, size_t worker)
+{
+    const pack_job *job = arg;
+    (void)worker;
+    job->pack(job->x + begin * HYP_ACT_TILE * job->ldx, job->ldx, slab_tokens(job->m, begin, end), job->k,
+              job->act + begin * job->group_bytes);
+}
+
+int hyp_act_pack(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, int type, const float *x, size_t ldx,
+                 size_t m, size_t k, void *act)
+{
+    const int is_float = hyp_act_is_float(type);
+    const hyp_act_fn pack = is_float ? t->act_float : t->act_quantize;
+    if (!pack || (!is_float && k % HYP_BLOCK != 0)) return HYP_ERROR_ARGUMENT;
+    if (m == 0) return HYP_OK;
+    if (m <= HYP_ACT_TILE || !team) {
+        pack(x, ldx, m, k, act);
+        return HYP_OK;
+    }
+    pack_job job = {pack, x, ldx, m, k, hyp_act_group_bytes(is_float, HYP_ACT_TILE, k), act};
+    const size_t slabs = slab_count(m), threads = api->size(team);
+    const size_t grain = slabs / (threads * 2) + 1;
+    return api->run(team, pack_task, &job, slabs, grain);
+}
+
+/* ---- Products ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const hyp_table *table;
+    const hyp_product *products;
+    size_t n;
+    const uint8_t *act;
+    size_t m;
+} linear_job;
+
+static size_t panels_of(const hyp_weight *w)
+{
+    return (w->rows + HYP_PANEL - 1) / HYP_PANEL;
+}
+
+/* Panels [begin, end) of one product, all tokens. */
+static void multiply(const linear_job *job, const hyp_product *p, size_t begin, size_t end)
+{
+    const hyp_weight *w = p->weight;
+    const hyp_mul_fn mul = job->table->mul[w->type];
+    const size_t k = w->cols, m = job->m, panel_bytes = hyp_panel_bytes(w->type, k);
+    const size_t group_bytes = hyp_act_group_bytes(hyp_act_is_float(w->type), hyp_act_tile(m), k);
+    size_t piece = end - begin, slab = slab_count(m);
+    const size_t slabs = slab;
+    if (slabs > 1 && slabs * group_bytes > ACTIVATIONS_CACHED) {
+        /* The activations do not fit: take them a slab at a time, and for each pass a piece of weights that stays cached,
+         * so that DRAM is read once for the weights and the outer cache once a piece for the activations. */
+        slab = ACTIVATIONS_CACHED / group_bytes;
+        piece = panel_bytes ? WEIGHTS_CACHED / panel_bytes : piece;
+        if (slab == 0) slab = 1;
+        if (piece == 0) piece = 1;
+    }
+    for (size_t i = begin; i < end; i += piece) {
+        const size_t stop = end - i < piece ? end : i + piece;
+        const size_t row = i * HYP_PANEL, rows = (stop * HYP_PANEL < w->rows ? stop * HYP_PANEL : w->rows) - row;
+        for (size_t s = 0; s < slabs; s += slab) {
+            const size_t next = slabs - s < slab ? slabs : s + slab;
+            mul(w->panels + i * panel_bytes, rows, k, job->act + s * group_bytes, slab_tokens(m, s, next),
+                p->out + s * HYP_ACT_TILE * p->ldo + row, p->ldo);
+        }
+    }
+}
+
+/* Items are the panels of all products, one after another. */
+static void linear_task(void *arg, size_t begin, size_t end, size_t worker)
+{
+    const linear_job *job = arg;
+    size_t first = 0;
+    (void)worker;
+    for (size_t i = 0; i < job->n && first < end; ++i) {
+        const size_t panels = panels_of(job->products[i].weight);
+        const size_t from = begin > first ? begin - first : 0, to = end - first < panels ? end - first : panels;
+        if (from < to) multiply(job, &job->products[i], from, to);
+        first += panels;
+    }
+}
+
+int hyp_linear(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_product *products, size_t n,
+               const void *act, size_t m)
+{
+    linear_job job = {t, products, n, act, m};
+    size_t panels = 0, bytes = 0;
+    for (size_t i = 0; i < n; ++i) {
+        const hyp_weight *w = products[i].weight;
+        const size_t block = hyp_block_len(w->type);
+        if (block == 0 || !t->mul[w->type] || w->cols % block != 0 || w->cols != products[0].weight->cols ||
+            hyp_act_is_float(w->type) != hyp_act_is_float(products[0].weight->type))
+            return HYP_ERROR_ARGUMENT;
+        panels += panels_of(w);
+        bytes += panels_of(w) * hyp_panel_bytes(w->type, w->cols);
+    }
+    if (panels == 0 || m == 0) return HYP_OK;
+    if (!team) {
+        linear_task(&job, 0, panels, 0);
+        return HYP_OK;
+    }
+    /* A panel's work: its bytes, times the tokens that do not hide behind reading them. */
+    const size_t work = bytes / panels * (1 + m / 4) + 1, tasks = api->size(team) * TASKS_A_THREAD;
+    const size_t enough = (TASK_WORK + work - 1) / work, even = (panels + tasks - 1) / tasks;
+    return api->run(team, linear_task, &job, panels, enough > even ? enough : even);
+}
