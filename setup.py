@@ -28,7 +28,7 @@ if sys.platform == "darwin":  # a universal2 Python would compile for both proce
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 ALSO = {"nn": ["matmul"], "dispatch": []}
 
-GNU = ["-O3", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
+GNU = ["-O3", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
 MSVC = ["/O2", "/std:c11", "/fp:precise"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]

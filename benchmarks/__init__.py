@@ -1,0 +1,1 @@
+"""Measurements of Hyperion beside its peers. ``python -m benchmarks --help`` lists them."""
