@@ -1,0 +1,534 @@
+"""The ledger: who reserved how many bytes, under which limit.
+
+A :class:`MemoryBudget` counts; it allocates nothing. Everything of some size reserves before it allocates and gives back
+when it closes. Budgets form a tree with one root a process (:func:`process_budget`): a reservation counts in its budget
+and in all ancestors, in all or in none.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, SupportsIndex
+
+from .._kernels import system
+from .._kernels.pool import PageBuffer, rounded
+from ..errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class _Lock:
+    """One lock for all ledgers: they are touched a few times a second.
+
+    It is reentrant, because the collector may release a reservation in the middle of any statement of the thread that
+    holds it. Such a release waits in `deferred` until that thread is done with its own change.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.depth = 0
+        self.deferred: list[tuple[MemoryBudget, str, int]] = []
+        if hasattr(os, "register_at_fork"):
+            release = self._lock.release
+            os.register_at_fork(before=self._lock.acquire, after_in_parent=release, after_in_child=release)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        while self.depth == 1 and self.deferred:
+            budget, owner, nbytes = self.deferred.pop()
+            budget._count(owner, -nbytes)
+        self.depth -= 1
+        self._lock.release()
+
+
+_lock = _Lock()
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmgtp]?)(i?)(b?)", re.IGNORECASE | re.ASCII)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_LARGEST = 2**63 - 1
+
+
+# ---- Sizes -----------------------------------------------------------------------------------------------------------
+
+
+def parse_size(size: str | SupportsIndex) -> int:
+    """Return a number of bytes.
+
+    Parameters
+    ----------
+    size : int or str
+        Bytes, or text such as ``"512MB"`` (512 * 10**6), ``"512MiB"`` (512 * 2**20), ``"1.5 GB"`` or ``"4096"``. Case
+        does not matter. Fractions of a byte are dropped.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If `size` is anything else, negative, or larger than an address space.
+    """
+    if isinstance(size, str):
+        match = _SIZE.fullmatch(size.strip())
+        known = match is not None and (match[4] or not match[2]) and (match[2] or not match[3])
+        if match is None or not known or ("." in match[1] and not match[2]):
+            raise InvalidArgumentError(f'a size is a number of bytes or text like "512MB", "2GiB", "1.5 GB"; not {size!r}')
+        whole, _, part = match[1].partition(".")
+        unit = (1024 if match[3] else 1000) ** _POWER[match[2].lower()]
+        value = int(whole + part) * unit // 10 ** len(part)  # in integers: exact
+    else:
+        try:
+            if isinstance(size, bool):
+                raise TypeError
+            value = operator.index(size)
+        except TypeError:
+            raise InvalidArgumentError(f"a size is an integer or text, not {type(size).__name__} {size!r}") from None
+    if not 0 <= value <= _LARGEST:
+        raise InvalidArgumentError(f"a size is from 0 to {_LARGEST} bytes, not {size!r}")
+    return value
+
+
+def format_size(nbytes: int) -> str:
+    """Return a size in the decimal unit that suits it, with three digits: ``"1.50 GB"``, ``"620 MB"``, ``"17 B"``."""
+    sign, value = ("-", -nbytes) if nbytes < 0 else ("", nbytes)
+    if value < 1000:
+        return f"{sign}{value} B"
+    for power, prefix in enumerate("KMGTPE", 1):
+        amount = value / 1000**power
+        if amount < 999.5 or prefix == "E":
+            break
+    digits = 2 if amount < 9.995 else 1 if amount < 99.95 else 0
+    return f"{sign}{amount:.{digits}f} {prefix}B"
+
+
+def _enough(nbytes: int) -> str:
+    """Return the smallest size of at most three digits and a unit that is not below `nbytes`."""
+    for power, prefix in enumerate(["", "K", "M", "G", "T", "P"]):
+        amount = -(-nbytes // 1000**power)
+        if amount < 1000 or prefix == "P":
+            break
+    return f"{amount}{prefix}B"
+
+
+# ---- The machine -----------------------------------------------------------------------------------------------------
+
+
+def available_memory() -> int:
+    """Return the bytes that this process can still take without swapping.
+
+    The least of what the machine has available and what each control group (version 1 or 2) leaves, page cache that
+    can be reclaimed counted as free.
+    """
+    available = system.machine_memory()[1]
+    return min([available, *(max(0, limit - used) for limit, used in system.memory_groups())])
+
+
+def total_memory() -> int:
+    """Return the bytes that this process could ever have: the machine's memory, or its control group's limit."""
+    return min([system.machine_memory()[0], *(limit for limit, _ in system.memory_groups())])
+
+
+# ---- The ledger ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """What a ledger counted.
+
+    Attributes
+    ----------
+    current_usage, peak_usage : int
+        Bytes reserved now, and at most at one time.
+    total_allocated : int
+        Bytes of all reservations ever made, growth by resizing included.
+    allocation_count : int
+        Reservations ever made.
+    fragmentation_ratio : float
+        Share of the held memory that is held but handed to nobody, 0 to 1. Page buffers have none.
+    by_owner : dict
+        Bytes reserved now by each owner; those of a child budget as ``"child/owner"``.
+    """
+
+    current_usage: int
+    peak_usage: int
+    total_allocated: int
+    allocation_count: int
+    fragmentation_ratio: float = 0.0
+    by_owner: Mapping[str, int] = field(default_factory=dict)
+
+
+class Reservation:
+    """Bytes that a budget counts for an owner until :meth:`release`; a context manager.
+
+    Made by :meth:`MemoryBudget.reserve`. One that is dropped without release gives its bytes back when it is collected.
+    """
+
+    __slots__ = ("__weakref__", "_budget", "_nbytes", "_owner", "_released")
+
+    def __init__(self, budget: MemoryBudget, owner: str) -> None:
+        self._budget, self._owner, self._nbytes, self._released = budget, owner, 0, False
+
+    @property
+    def owner(self) -> str:
+        """For whom the bytes are."""
+        return self._owner
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved; 0 once released."""
+        return self._nbytes
+
+    @property
+    def released(self) -> bool:
+        """Whether the bytes were given back."""
+        return self._released
+
+    def resize(self, nbytes: int | str) -> None:
+        """Change the size.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If the growth does not fit; the size is then what it was.
+        HyperionRuntimeError
+            If it was released.
+        """
+        size = parse_size(nbytes)
+        with _lock:
+            released, grown = self._released, size - self._nbytes
+            refusal = self._budget._refusal({self._owner: grown}) if grown > 0 and not released else None
+            if refusal is None and not released:
+                self._budget._count(self._owner, grown)
+                self._nbytes = size
+        if released:
+            raise HyperionRuntimeError(f"the reservation of {self._owner!r} is released")
+        if refusal is not None:
+            raise refusal()
+
+    def release(self) -> None:
+        """Give the bytes back. May be called again."""
+        with _lock:
+            nbytes, self._nbytes, self._released = self._nbytes, 0, True
+            if nbytes:
+                _lock.deferred.append((self._budget, self._owner, nbytes))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_released", True):
+            self.release()
+
+    def __repr__(self) -> str:
+        return f"Reservation({self._owner!r}, {self._nbytes} bytes)"
+
+
+class MemoryBudget:
+    """A limit and the account of what is reserved under it. Safe to use from several threads.
+
+    Parameters
+    ----------
+    limit : int or str, optional
+        Bytes, as :func:`parse_size` reads them. Without one a root takes what is available now, and a child is bounded
+        by its ancestors alone.
+    parent : MemoryBudget, optional
+        Budget in which everything reserved here counts too.
+    name : str
+        How messages and the parent's table call it.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the limit is not a size.
+    """
+
+    def __init__(
+        self, limit: int | str | None = None, *, parent: MemoryBudget | None = None, name: str = "memory"
+    ) -> None:
+        if parent is not None and not isinstance(parent, MemoryBudget):
+            raise InvalidArgumentError(f"parent must be a MemoryBudget or None, not {type(parent).__name__}")
+        self._name, self._parent = str(name), parent
+        self._limit = parse_size(limit) if limit is not None else available_memory() if parent is None else None
+        self._used = self._peak = self._total = self._reservations = 0
+        self._owners: dict[str, int] = {}
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self._name
+
+    @property
+    def parent(self) -> MemoryBudget | None:
+        """The budget in which this one counts."""
+        return self._parent
+
+    @property
+    def limit(self) -> int | None:
+        """Bytes that this budget may hold; None for a child without a limit of its own."""
+        return self._limit
+
+    @property
+    def used(self) -> int:
+        """Bytes reserved now, those of child budgets included."""
+        return self._used
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were reserved at one time."""
+        return self._peak
+
+    @property
+    def total_reserved(self) -> int:
+        """Bytes of all reservations ever made, growth by resizing included."""
+        return self._total
+
+    @property
+    def reservation_count(self) -> int:
+        """Reservations ever made."""
+        return self._reservations
+
+    @property
+    def available(self) -> int:
+        """Bytes that can still be reserved here, under the limits of all ancestors."""
+        with _lock:
+            return max(0, min(b._limit - b._used for b in self._chain() if b._limit is not None))
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def by_owner(self) -> dict[str, int]:
+        """Return the bytes that each owner has reserved now, the largest first; a child's as ``"child/owner"``."""
+        with _lock:
+            owners = dict(self._owners)
+        return dict(sorted(owners.items(), key=lambda item: (-item[1], item[0])))
+
+    def stats(self, fragmentation_ratio: float = 0.0) -> MemoryStats:
+        """Return all counters of one moment."""
+        with _lock:
+            return MemoryStats(
+                self._used, self._peak, self._total, self._reservations, fragmentation_ratio, self.by_owner()
+            )
+
+    def child(self, name: str, limit: int | str | None = None) -> MemoryBudget:
+        """Return a new budget whose reservations count here too.
+
+        Raises
+        ------
+        HyperionRuntimeError
+            If this budget is closed.
+        """
+        self._check_open()
+        return MemoryBudget(limit, parent=self, name=name)
+
+    def set_limit(self, limit: int | str) -> None:
+        """Change the limit.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If more than that is reserved; the limit is then what it was.
+        """
+        size = parse_size(limit)
+        with _lock:
+            refusal = self._describe({}, self._used, size) if size < self._used else None
+            if refusal is None:
+                self._limit = size
+        if refusal is not None:
+            raise refusal()
+
+    def reserve(self, owner: str, nbytes: int | str) -> Reservation:
+        """Reserve bytes.
+
+        Parameters
+        ----------
+        owner : str
+            For whom, in the table; several reservations may share an owner.
+        nbytes : int or str
+            How many.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If they do not fit here or in an ancestor: nothing is reserved then, and the message has the table of owners
+            and the smallest limit that would do (``context["required"]``).
+        HyperionRuntimeError
+            If this budget or an ancestor is closed.
+        """
+        return self.reserve_all({owner: nbytes})[owner]
+
+    def reserve_all(self, items: Mapping[str, int | str]) -> dict[str, Reservation]:
+        """Reserve for several owners at once, for all or for none; errors as for :meth:`reserve`."""
+        sizes = {owner: parse_size(nbytes) for owner, nbytes in items.items()}
+        result = {owner: Reservation(self, owner) for owner in sizes}
+        self._check_open()
+        with _lock:
+            refusal = self._refusal(sizes)
+            if refusal is None:
+                for owner, nbytes in sizes.items():
+                    self._count(owner, nbytes, 1)
+                    result[owner]._nbytes = nbytes
+        if refusal is not None:
+            raise refusal()
+        return result
+
+    def check(self, items: Mapping[str, int | str]) -> None:
+        """Raise the error that :meth:`reserve_all` would raise, and reserve nothing."""
+        sizes = {owner: parse_size(nbytes) for owner, nbytes in items.items()}
+        self._check_open()
+        with _lock:
+            refusal = self._refusal(sizes)
+        if refusal is not None:
+            raise refusal()
+
+    def close(self) -> None:
+        """Refuse further reservations. Those that exist count until they are released. May be called again."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        limit = "no limit" if self._limit is None else f"limit {format_size(self._limit)}"
+        return f"MemoryBudget({self._name!r}, {limit}, used {format_size(self._used)})"
+
+    # -- the rest under the lock
+
+    def _chain(self) -> list[MemoryBudget]:
+        chain, budget = [], self
+        while budget is not None:
+            chain.append(budget)
+            budget = budget._parent
+        return chain
+
+    def _check_open(self) -> None:
+        for budget in self._chain():
+            if budget._closed:
+                raise HyperionRuntimeError(f"the memory budget {budget._name!r} is closed")
+
+    def _refusal(self, items: Mapping[str, int]) -> Callable[[], MemoryBudgetError] | None:
+        """Return None when the items fit; otherwise what makes the error.
+
+        The error itself is made outside the lock, as it calls the user's error handler.
+        """
+        asked, prefix = sum(items.values()), ""
+        for budget in self._chain():
+            required = budget._used + asked
+            if budget._limit is not None and required > budget._limit:
+                return budget._describe({prefix + owner: n for owner, n in items.items()}, required, budget._limit)
+            prefix = f"{budget._name}/{prefix}"
+        return None
+
+    def _count(self, owner: str, nbytes: int, reservations: int = 0) -> None:
+        for budget in self._chain():
+            budget._used += nbytes
+            if nbytes > 0:
+                budget._total += nbytes
+            budget._peak = max(budget._peak, budget._used)
+            budget._reservations += reservations
+            budget._owners[owner] = budget._owners.get(owner, 0) + nbytes
+            if not budget._owners[owner]:
+                del budget._owners[owner]
+            owner = f"{budget._name}/{owner}"
+
+    def _describe(self, items: Mapping[str, int], required: int, limit: int) -> Callable[[], MemoryBudgetError]:
+        asked = sum(items.values())
+        owners = self.by_owner()
+        rows = [(owner, nbytes, "in use") for owner, nbytes in owners.items()]
+        rows += [(owner, nbytes, "asked for") for owner, nbytes in items.items()]
+        rows.append(("total", required, ""))
+        width = max(len(owner) for owner, _, _ in rows)
+        table = "\n".join(f"  {owner:{width}}  {nbytes:>17,}  {state}".rstrip() for owner, nbytes, state in rows)
+        if items:
+            what = f"cannot hold {format_size(asked)} more for {', '.join(items)}"
+        else:
+            what = f"cannot shrink to that: {format_size(required)} are in use"
+        return partial(
+            MemoryBudgetError,
+            f"the memory budget {self._name!r} of {limit:,} bytes {what};"
+            f" the smallest that would do is {required:,} bytes ({_enough(required)})\n{table}",
+            budget=self._name,
+            limit=limit,
+            asked=asked,
+            used=self._used,
+            required=required,
+            by_owner=owners,
+            items=dict(items),
+        )
+
+
+_process: MemoryBudget | None = None
+
+
+def process_budget() -> MemoryBudget:
+    """Return the ledger of this process; its limit is :func:`total_memory` until it is set."""
+    global _process
+    with _lock:
+        if _process is None:
+            _process = MemoryBudget(total_memory(), name="process")
+        return _process
+
+
+def allocate(
+    budget: MemoryBudget,
+    owner: str,
+    nbytes: int | str,
+    *,
+    huge: bool = True,
+    on_release: Callable[[], object] | None = None,
+) -> PageBuffer:
+    """Reserve, then allocate zeroed pages.
+
+    Parameters
+    ----------
+    budget : MemoryBudget
+        Where the bytes count: `nbytes` rounded up to whole pages, as the system gives them.
+    owner : str
+        For whom.
+    nbytes : int or str
+        Size of the buffer.
+    huge : bool
+        As for ``PageBuffer``: advise huge pages, or decline them where the buffer fills gradually.
+    on_release : callable, optional
+        Called after the pages and the reservation were given back.
+
+    Returns
+    -------
+    PageBuffer
+        A writable buffer of uint8. Closing it gives the pages and the reservation back, once its last view is gone.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If the budget cannot hold it.
+    HyperionMemoryError
+        If the system has no such memory; nothing stays reserved.
+    """
+    size = parse_size(nbytes)
+    reservation = budget.reserve(owner, rounded(size))
+
+    def release() -> None:
+        reservation.release()
+        if on_release is not None:
+            on_release()
+
+    try:
+        return PageBuffer(size, huge, release)
+    except BaseException:
+        reservation.release()
+        raise
