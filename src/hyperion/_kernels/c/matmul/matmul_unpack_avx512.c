@@ -1,0 +1,27 @@
+/* Strips: blocks of a panel taken apart into bytes and float scales, once for all the tokens of a call. */
+#include "matmul/products_avx512.h"
+
+HYP_INLINE void unpack(int type, const uint8_t *rec, size_t blocks, hyp_strip_block *strip)
+{
+    const int groups = (int)(hyp_block_len(type) / HYP_BLOCK), shape = hyp_shape_avx512(type);
+    const size_t record = HYP_PANEL * hyp_block_bytes(type);
+    for (size_t i = 0; i < blocks; i += (size_t)groups, rec += record) {
+        HYP_UNROLL
+        for (int g = 0; g < groups; g++, strip++) {
+            hyp_block_avx512 b;
+            hyp_block_load_avx512(type, rec, g, &b);
+            HYP_UNROLL
+            for (int v = 0; v < 8; v++) _mm512_store_si512(strip->w[v], b.w[v]);
+            _mm512_store_ps(strip->d, b.d);
+            if (shape != HYP_SHAPE_SYM) _mm512_store_ps(strip->p, b.p);
+            if (shape == HYP_SHAPE_HALVES || shape == HYP_SHAPE_PAIRS) _mm512_store_si512(strip->q, b.q);
+        }
+    }
+}
+
+#define UNPACK(name, type)                                                                                              \
+    void hyp_unpack_##name##_avx512(const uint8_t *rec, size_t blocks, hyp_strip_block *strip)                          \
+    {                                                                                                                   \
+        unpack(type, rec, blocks, strip);                                                                               \
+    }
+HYP_BLOCK_TYPES_AVX512(UNPACK)

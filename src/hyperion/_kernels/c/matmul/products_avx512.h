@@ -1,0 +1,69 @@
+/* What the AVX-512 files of the matrix product know of each other. */
+#ifndef HYP_PRODUCTS_AVX512_H
+#define HYP_PRODUCTS_AVX512_H
+
+#include "matmul/block_avx512.h"
+
+/* X(name, type) for every block type. */
+#define HYP_BLOCK_TYPES_AVX512(X)                                                                                       \
+    X(q4_0, HYP_Q4_0)                                                                                                   \
+    X(q4_1, HYP_Q4_1)                                                                                                   \
+    X(q5_0, HYP_Q5_0)                                                                                                   \
+    X(q5_1, HYP_Q5_1)                                                                                                   \
+    X(q8_0, HYP_Q8_0)                                                                                                   \
+    X(q2_k, HYP_Q2_K)                                                                                                   \
+    X(q3_k, HYP_Q3_K)                                                                                                   \
+    X(q4_k, HYP_Q4_K)                                                                                                   \
+    X(q5_k, HYP_Q5_K)                                                                                                   \
+    X(q6_k, HYP_Q6_K)                                                                                                   \
+    X(iq4_nl, HYP_IQ4_NL)
+
+/* One token. */
+#define HYP_GEMV_AVX512(name, type)                                                                                     \
+    void hyp_gemv_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, float *out);
+HYP_BLOCK_TYPES_AVX512(HYP_GEMV_AVX512)
+
+/* ---- Two or more tokens: strips ---------------------------------------------------------------------------------------
+ * A strip is a run of blocks of one panel taken apart into bytes and float scales in L1, once for all tokens. */
+enum { HYP_STRIP_BLOCKS = 16 };
+
+typedef struct {
+    HYP_ALIGN64 uint8_t w[8][64]; /* vector v: K = 4v..4v+3 of 16 rows; as an AMX tile: 8 rows of 64 bytes */
+    float d[HYP_PANEL], p[HYP_PANEL];
+    uint32_t q[HYP_PANEL];
+} hyp_strip_block;
+
+/* Take `blocks` blocks (whole records) apart. */
+typedef void (*hyp_strip_unpack_fn)(const uint8_t *rec, size_t blocks, hyp_strip_block *strip);
+
+/* acc[token][row] += strip x one group of 16 tokens, of which the first `tokens` count. */
+typedef void (*hyp_strip_mul_fn)(const hyp_strip_block *strip, size_t blocks, const uint8_t *act, size_t tokens,
+                                 float (*acc)[HYP_PANEL]);
+
+/* How one type goes through strips. */
+typedef struct {
+    int type;
+    hyp_strip_unpack_fn unpack;
+    hyp_strip_mul_fn mul;
+} hyp_strips;
+
+#define HYP_UNPACK_AVX512(name, type)                                                                                   \
+    void hyp_unpack_##name##_avx512(const uint8_t *rec, size_t blocks, hyp_strip_block *strip);
+HYP_BLOCK_TYPES_AVX512(HYP_UNPACK_AVX512)
+
+/* The product with vpdpbusd of a type's strips. */
+hyp_strip_mul_fn hyp_strip_mul_avx512(int type);
+
+void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, size_t k, const void *act, size_t m,
+                           float *out, size_t ldo);
+
+/* F32, F16, BF16. */
+void hyp_mul_f32_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
+void hyp_mul_f16_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
+void hyp_mul_bf16_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
+
+/* Activations. */
+void hyp_act_quantize_avx512(const float *x, size_t ldx, size_t m, size_t k, void *dst);
+void hyp_act_float_avx512(const float *x, size_t ldx, size_t m, size_t k, void *dst);
+
+#endif
