@@ -1,0 +1,81 @@
+"""The machinery of the benchmarks: workers that answer, fail and die; the arithmetic of the report."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import compare, machine, report
+from benchmarks.peers.worker import Worker, WorkerError, token_ids
+
+WORKER = """
+import os, sys
+from benchmarks.peers.worker import serve
+
+def die(number):
+    os.kill(os.getpid(), number)
+
+serve({"double": lambda value: 2 * value, "divide": lambda by: 1 / by, "print": lambda: print("noise"), "die": die})
+"""
+
+
+@pytest.fixture
+def worker(tmp_path):
+    (tmp_path / "a_worker.py").write_text(WORKER)
+    root = str(Path(compare.__file__).resolve().parents[1])
+    worker = Worker("a_worker", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"})
+    yield worker
+    worker.close()
+
+
+def test_worker_answers_and_survives_errors_and_prints(worker):
+    assert worker.ask("double", value=21) == 42
+    with pytest.raises(WorkerError, match="ZeroDivisionError"):
+        worker.ask("divide", by=0)
+    with pytest.raises(WorkerError, match="no_such"):
+        worker.ask("no_such")
+    assert worker.ask("print") is None
+    assert worker.ask("divide", by=4) == 0.25
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_death_of_a_worker_is_an_error_that_names_the_signal(worker):
+    with pytest.raises(WorkerError, match="SIGABRT"):
+        worker.ask("die", number=int(signal.SIGABRT))
+    with pytest.raises(WorkerError):
+        worker.ask("double", value=1)
+
+
+def test_every_peer_gets_the_same_ordinary_tokens():
+    ids = token_ids(500, 1024)
+    assert ids == token_ids(600, 1024)[:500]
+    assert min(ids) >= 300
+    assert max(ids) < 1024
+
+
+def test_statistics():
+    assert report.spread([90.0, 95.0, 100.0, 105.0, 110.0]) == pytest.approx(0.05)
+    assert report.spread([3.0]) == 0
+    assert report.paired_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 2.0]) == 2.0
+    assert report.number(1234.5) == "1,234"
+    assert report.number(0.01234) == "0.0123"
+
+
+def test_verdict_takes_the_better_peer():
+    speeds = {"hyperion": [30.0, 30.0], "llama.cpp": [10.0, 10.0], "llama.cpp repacked": [20.0, 20.0]}
+    assert compare.verdict(speeds) == "1.50 ×"
+    assert compare.verdict({"hyperion": [1.0]}) == "–"
+    assert compare.verdict({"llama.cpp": [1.0]}) == "–"
+
+
+def test_markdown_table_has_one_line_a_row():
+    lines = report.markdown_table(["a", "b"], [["x", 1], ["y", 2]]).splitlines()
+    assert lines == ["| a | b |", "| :-- | --: |", "| x | 1 |", "| y | 2 |"]
+
+
+def test_the_machine_is_described_in_one_line():
+    line = machine.sentence(machine.describe())
+    assert "\n" not in line
+    assert "Python" in line
