@@ -22,14 +22,16 @@
 
 /* What a token brings to a block, broadcast to all rows. */
 typedef struct {
-    __m256 da, xs;     /* scale; scale * sum of the codes */
-    __m256i c0, c1;    /* see ymm_terms */
+    __m256 da, xs; /* scale; scale * sum of the codes */
+    __m256i c0, c1, pair; /* see hyp_ymm_terms */
 } hyp_ymm_token;
 
-/* The same for a group of tokens, in memory. */
+/* The same for a group of tokens, in memory; only what the type needs is set. */
 typedef struct {
-    int32_t c0[HYP_ACT_TILE], c1[HYP_ACT_TILE];
     float xs[HYP_ACT_TILE];
+    int32_t c0[HYP_ACT_TILE];   /* -zero * sum of the codes, or of those of the first half */
+    int32_t c1[HYP_ACT_TILE];   /* -zero * sum of the codes of the second half */
+    int32_t pair[HYP_ACT_TILE]; /* int16 sums of the two halves (at most 16*127 each), negated but in Q2_K */
 } hyp_ymm_terms;
 
 HYP_INLINE __m256i ymm_broadcast4(const int8_t *a)
@@ -50,7 +52,6 @@ HYP_INLINE __m256i ymm_dot4(const __m256i *q, const int8_t *a, __m256i acc)
 HYP_INLINE __m256i ymm_isum(int type, const hyp_ymm_half *h, const int8_t *a, const hyp_ymm_token *t)
 {
     const int affine = type == HYP_Q4_1 || type == HYP_Q5_1 || type == HYP_Q4_K || type == HYP_Q5_K || type == HYP_Q2_K;
-    (void)h->sign;
     return ymm_dot4(h->q + 4, a + 16, ymm_dot4(h->q, a, affine ? _mm256_setzero_si256() : t->c0));
 }
 
@@ -80,16 +81,16 @@ HYP_INLINE __m256i ymm_isum(int type, const hyp_ymm_half *h, const int8_t *a, co
         return type == HYP_Q5_0 ? _mm256_add_epi32(s, t->c0) : s;
     }
     case HYP_Q2_K: case HYP_Q3_K: {
-        const __m256i s0 = _mm256_madd_epi16(ymm_quad(q, a), h->s0), s1 = _mm256_madd_epi16(ymm_quad(q + 4, a + 16), h->s1);
+        const __m256i s0 = _mm256_madd_epi16(ymm_quad(q, a), h->f.s0), s1 = _mm256_madd_epi16(ymm_quad(q + 4, a + 16), h->f.s1);
         const __m256i s = _mm256_add_epi32(s0, s1);
-        return type == HYP_Q3_K ? _mm256_add_epi32(s, _mm256_madd_epi16(h->s2, t->c0)) : s;
+        return type == HYP_Q3_K ? _mm256_add_epi32(s, _mm256_madd_epi16(h->f.s2, t->pair)) : s;
     }
     case HYP_Q6_K: {
-        const __m256i s0 = _mm256_add_epi32(_mm256_madd_epi16(ymm_pair(q, a), h->s0),
-                                            _mm256_madd_epi16(ymm_pair(q + 2, a + 8), h->s0));
-        const __m256i s1 = _mm256_add_epi32(_mm256_madd_epi16(ymm_pair(q + 4, a + 16), h->s1),
-                                            _mm256_madd_epi16(ymm_pair(q + 6, a + 24), h->s1));
-        return _mm256_add_epi32(_mm256_add_epi32(s0, s1), _mm256_madd_epi16(h->s2, t->c0));
+        const __m256i s0 = _mm256_add_epi32(_mm256_madd_epi16(ymm_pair(q, a), h->f.s0),
+                                            _mm256_madd_epi16(ymm_pair(q + 2, a + 8), h->f.s0));
+        const __m256i s1 = _mm256_add_epi32(_mm256_madd_epi16(ymm_pair(q + 4, a + 16), h->f.s1),
+                                            _mm256_madd_epi16(ymm_pair(q + 6, a + 24), h->f.s1));
+        return _mm256_add_epi32(_mm256_add_epi32(s0, s1), _mm256_madd_epi16(h->f.s2, t->pair));
     }
     default: { /* Q8_0, IQ4_NL */
         __m256i s[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -104,29 +105,45 @@ HYP_INLINE __m256i ymm_isum(int type, const hyp_ymm_half *h, const int8_t *a, co
 
 #endif
 
-/* One block, 8 rows, one token: the order of arithmetic that panel.h fixes. */
+/* The order of arithmetic that panel.h fixes, from a block's integer sum (as a float: it is exact). */
+HYP_INLINE __m256 ymm_finish(int type, const hyp_ymm_factors *f, __m256 sum, const hyp_ymm_token *t, __m256 acc)
+{
+    acc = _mm256_fmadd_ps(_mm256_mul_ps(f->d, t->da), sum, acc);
+    switch (type) {
+    case HYP_Q4_1: case HYP_Q5_1: case HYP_Q4_K: case HYP_Q5_K: return _mm256_fmadd_ps(f->min, t->xs, acc);
+    case HYP_Q2_K: {
+        const __m256 mins = _mm256_cvtepi32_ps(_mm256_madd_epi16(f->s2, t->pair));
+        return _mm256_fnmadd_ps(_mm256_mul_ps(f->min, t->da), mins, acc);
+    }
+    default: return acc;
+    }
+}
+
+#if HYP_YMM_VNNI
+/* The sums of two half groups under their scales. Both are integers below 2^23 and their sum is below 2^24 (Q6_K, the
+ * largest: 16*32*127*128), so floats hold them exactly; vpmulld would take two uops on the ports of vpdpbusd. */
+HYP_INLINE __m256 ymm_scaled_sum(const hyp_ymm_factors *f, __m256i s0, __m256i s1)
+{
+    return _mm256_fmadd_ps(f->f0, _mm256_cvtepi32_ps(s0), _mm256_mul_ps(f->f1, _mm256_cvtepi32_ps(s1)));
+}
+#endif
+
+/* One unpacked block, 8 rows, one token. */
 HYP_INLINE __m256 ymm_block(int type, const hyp_ymm_half *h, const int8_t *a, const hyp_ymm_token *t, __m256 acc)
 {
 #if HYP_YMM_VNNI
     if (type == HYP_Q6_K) {
-        /* |sum| <= 16*32*127 and |scale| <= 128: both products and their sum are integers below 2^24, exact in float; vpmulld
-         * would take two uops on the ports of vpdpbusd. */
-        const __m256 f0 = _mm256_cvtepi32_ps(ymm_dot4(h->q, a, t->c0));
-        const __m256 f1 = _mm256_cvtepi32_ps(ymm_dot4(h->q + 4, a + 16, t->c1));
-        const __m256 sum = _mm256_fmadd_ps(h->f0, f0, _mm256_mul_ps(h->f1, f1));
-        return _mm256_fmadd_ps(_mm256_mul_ps(h->d, t->da), sum, acc);
+        const __m256i s0 = ymm_dot4(h->q, a, t->c0), s1 = ymm_dot4(h->q + 4, a + 16, t->c1);
+        return ymm_finish(type, &h->f, ymm_scaled_sum(&h->f, s0, s1), t, acc);
     }
 #endif
-    const __m256 sum = _mm256_cvtepi32_ps(ymm_isum(type, h, a, t));
-    acc = _mm256_fmadd_ps(_mm256_mul_ps(h->d, t->da), sum, acc);
-    switch (type) {
-    case HYP_Q4_1: case HYP_Q5_1: case HYP_Q4_K: case HYP_Q5_K: return _mm256_fmadd_ps(h->min, t->xs, acc);
-    case HYP_Q2_K: {
-        const __m256 mins = _mm256_cvtepi32_ps(_mm256_madd_epi16(h->s2, t->c0));
-        return _mm256_fnmadd_ps(_mm256_mul_ps(h->min, t->da), mins, acc);
-    }
-    default: return acc;
-    }
+    return ymm_finish(type, &h->f, _mm256_cvtepi32_ps(ymm_isum(type, h, a, t)), t, acc);
+}
+
+/* Types whose blocks have two scales. */
+HYP_INLINE int ymm_halved(int type)
+{
+    return type == HYP_Q2_K || type == HYP_Q3_K || type == HYP_Q6_K;
 }
 
 /* The zero point of a type whose weights are offset; 0 for those that need no term. */
@@ -144,35 +161,29 @@ HYP_INLINE int ymm_zero(int type)
     }
 }
 
-/* c0, c1 and xs of 8 tokens from their sums s[8][2] and scales. c0 is
- *   Q2_K          the int16 pair (sum0, sum1)            Q3_K, Q6_K (AVX2)   the int16 pair (-sum0, -sum1)
- *   Q6_K (VNNI)   -32*sum0, and c1 = -32*sum1            others              -zero * (sum0 + sum1)
- * A half block's sum is at most 16*127: it fits an int16. */
+/* The terms of 8 tokens from their sums s[8][2] and scales. */
 HYP_INLINE void ymm_terms(int type, const int32_t *s, const float *d, hyp_ymm_terms *t, int at)
 {
     const __m256 a = _mm256_castsi256_ps(ymm_load(s)), b = _mm256_castsi256_ps(ymm_load(s + 8));
     const __m256i s0 = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xd8);
     const __m256i s1 = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8);
-    const __m256i zero = _mm256_setzero_si256(), sum = _mm256_add_epi32(s0, s1);
-    __m256i c0 = zero;
+    const __m256i sum = _mm256_add_epi32(s0, s1), factor = _mm256_set1_epi32(-ymm_zero(type));
+    const __m256i pair = _mm256_blend_epi16(s0, _mm256_slli_epi32(s1, 16), 0xaa);
     switch (type) {
     case HYP_Q4_1: case HYP_Q5_1: case HYP_Q4_K: case HYP_Q5_K:
         _mm256_storeu_ps(t->xs + at, _mm256_mul_ps(_mm256_loadu_ps(d), _mm256_cvtepi32_ps(sum)));
-        return;
-    case HYP_Q2_K: c0 = _mm256_blend_epi16(s0, _mm256_slli_epi32(s1, 16), 0xaa); break;
-#if HYP_YMM_VNNI
+        break;
+    case HYP_Q2_K: _mm256_storeu_si256((__m256i *)(t->pair + at), pair); break;
     case HYP_Q6_K:
-        c0 = _mm256_sub_epi32(zero, _mm256_slli_epi32(s0, 5));
-        _mm256_storeu_si256((__m256i *)(t->c1 + at), _mm256_sub_epi32(zero, _mm256_slli_epi32(s1, 5)));
+        _mm256_storeu_si256((__m256i *)(t->c0 + at), _mm256_mullo_epi32(s0, factor));
+        _mm256_storeu_si256((__m256i *)(t->c1 + at), _mm256_mullo_epi32(s1, factor));
+        _mm256_storeu_si256((__m256i *)(t->pair + at), _mm256_sub_epi16(_mm256_setzero_si256(), pair));
         break;
-#else
-    case HYP_Q3_K: case HYP_Q6_K:
-        c0 = _mm256_sub_epi16(zero, _mm256_blend_epi16(s0, _mm256_slli_epi32(s1, 16), 0xaa));
+    default:
+        _mm256_storeu_si256((__m256i *)(t->c0 + at), _mm256_mullo_epi32(sum, factor));
+        _mm256_storeu_si256((__m256i *)(t->pair + at), _mm256_sub_epi16(_mm256_setzero_si256(), pair));
         break;
-#endif
-    default: c0 = _mm256_mullo_epi32(sum, _mm256_set1_epi32(-ymm_zero(type))); break;
     }
-    _mm256_storeu_si256((__m256i *)(t->c0 + at), c0);
 }
 
 HYP_INLINE void ymm_token_of(const hyp_ymm_terms *terms, const float *d, size_t t, hyp_ymm_token *token)
@@ -181,6 +192,7 @@ HYP_INLINE void ymm_token_of(const hyp_ymm_terms *terms, const float *d, size_t 
     token->xs = _mm256_broadcast_ss(terms->xs + t);
     token->c0 = _mm256_set1_epi32(terms->c0[t]);
     token->c1 = _mm256_set1_epi32(terms->c1[t]);
+    token->pair = _mm256_set1_epi32(terms->pair[t]);
 }
 
 /* The same for a single token, straight from its record: the scalar ports are idle there. */
@@ -190,20 +202,18 @@ HYP_INLINE void ymm_token_single(int type, const uint8_t *record, hyp_ymm_token 
     int32_t s[2];
     memcpy(&d, record + HYP_BLOCK, 4);
     memcpy(s, record + HYP_BLOCK + 4, 8);
+    const int32_t sign = type == HYP_Q2_K ? 1 : -1, s0 = sign * s[0], s1 = sign * s[1];
     token->da = _mm256_set1_ps(d);
     token->xs = _mm256_set1_ps(d * (float)(s[0] + s[1]));
-    token->c0 = _mm256_set1_epi32(-ymm_zero(type) * (s[0] + s[1]));
-    token->c1 = _mm256_setzero_si256();
-    if (type == HYP_Q2_K) token->c0 = _mm256_set1_epi32((int32_t)(((uint32_t)s[1] << 16) | ((uint32_t)s[0] & 0xffffu)));
-#if HYP_YMM_VNNI
-    if (type == HYP_Q6_K) {
-        token->c0 = _mm256_set1_epi32(-32 * s[0]);
-        token->c1 = _mm256_set1_epi32(-32 * s[1]);
+    token->pair = _mm256_set1_epi32((int32_t)((uint32_t)s1 << 16 | ((uint32_t)s0 & 0xffffu)));
+    if (ymm_halved(type)) {
+        const int zero = type == HYP_Q3_K ? 4 : type == HYP_Q6_K ? 32 : 0;
+        token->c0 = _mm256_set1_epi32(-zero * s[0]);
+        token->c1 = _mm256_set1_epi32(-zero * s[1]);
+    } else {
+        token->c0 = _mm256_set1_epi32(-ymm_zero(type) * (s[0] + s[1]));
+        token->c1 = _mm256_setzero_si256();
     }
-#else
-    if (type == HYP_Q3_K || type == HYP_Q6_K)
-        token->c0 = _mm256_set1_epi32((int32_t)(((uint32_t)-s[1] << 16) | ((uint32_t)-s[0] & 0xffffu)));
-#endif
 }
 
 /* out[0..n), n <= 16, from a panel's two accumulators. */
@@ -223,15 +233,80 @@ HYP_INLINE void ymm_store_rows(float *out, size_t n, __m256 low, __m256 high)
 #define YMM_ONE_RECORD (HYP_BLOCK + 12)                 /* bytes of an activation block of one token */
 #define YMM_TILE_RECORD (HYP_ACT_TILE * YMM_ONE_RECORD) /* and of a group of 16 */
 
-HYP_INLINE void ymm_one_block(int type, const uint8_t *rec, const hyp_ymm_scales *s, int g, const uint8_t *act, __m256 *acc)
+/* The integer sums of a block, 8 rows and one token, as they grow vector by vector. */
+typedef struct {
+    __m256i s16, s0, s1;
+} hyp_ymm_sum;
+
+/* Vector v, the i-th in order, times its four activations. */
+HYP_INLINE void ymm_one_step(int type, const uint8_t *rec, int g, int half, int i, int v, __m256i a, const hyp_ymm_factors *f,
+                             hyp_ymm_sum *s)
+{
+    const __m256i q = ymm_vector(type, rec, g, half, v);
+#if HYP_YMM_VNNI
+    (void)i, (void)f;
+    if (ymm_halved(type) && v >= 4)
+        s->s1 = _mm256_dpbusd_avx_epi32(s->s1, q, a);
+    else
+        s->s0 = _mm256_dpbusd_avx_epi32(s->s0, q, a);
+#else
+    const __m256i one = _mm256_set1_epi16(1);
+    if (type == HYP_Q8_0 || type == HYP_IQ4_NL) {
+        const __m256i p = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(a, q));
+        s->s0 = _mm256_add_epi32(s->s0, _mm256_madd_epi16(p, one));
+        return;
+    }
+    const int fit = type == HYP_Q6_K ? 2 : type == HYP_Q4_0 || type == HYP_Q4_1 || type == HYP_Q4_K ? 8 : 4;
+    const __m256i p = _mm256_maddubs_epi16(q, a);
+    s->s16 = i % fit ? _mm256_add_epi16(s->s16, p) : p;
+    if (i % fit == fit - 1)
+        s->s0 = _mm256_add_epi32(s->s0, _mm256_madd_epi16(s->s16, !ymm_halved(type) ? one : v < 4 ? f->s0 : f->s1));
+#endif
+}
+
+/* Step i of both halves: one broadcast serves them. Low and high nibbles of a vector follow each other. */
+HYP_INLINE void ymm_one_vector(int type, const uint8_t *rec, int g, int i, const uint8_t *act, const hyp_ymm_factors *f,
+                               hyp_ymm_sum *s)
+{
+    const int v = hyp_block_len(type) == HYP_BLOCK && type != HYP_Q8_0 ? i % 2 * 4 + i / 2 : i;
+    const __m256i a = ymm_broadcast4((const int8_t *)act + 4 * v);
+    ymm_one_step(type, rec, g, 0, i, v, a, f, s);
+    ymm_one_step(type, rec, g, 1, i, v, a, f + 1, s + 1);
+}
+
+HYP_INLINE __m256 ymm_one_sum(int type, const hyp_ymm_factors *f, const hyp_ymm_sum *s, const hyp_ymm_token *t)
+{
+#if HYP_YMM_VNNI
+    (void)t;
+    return ymm_halved(type) ? ymm_scaled_sum(f, s->s0, s->s1) : _mm256_cvtepi32_ps(s->s0);
+#else
+    if (type == HYP_Q3_K || type == HYP_Q6_K)
+        return _mm256_cvtepi32_ps(_mm256_add_epi32(s->s0, _mm256_madd_epi16(f->s2, t->pair)));
+    return _mm256_cvtepi32_ps(s->s0);
+#endif
+}
+
+HYP_INLINE void ymm_one_block(int type, const uint8_t *rec, const hyp_ymm_scales *sc, int g, const uint8_t *act, __m256 *acc)
 {
     hyp_ymm_token token;
+    hyp_ymm_factors f[2];
+    hyp_ymm_sum s[2];
     ymm_token_single(type, act, &token);
-    for (int half = 0; half < 2; half++) {
-        hyp_ymm_half h;
-        ymm_unpack(type, rec, s, g, half, &h);
-        acc[half] = ymm_block(type, &h, (const int8_t *)act, &token, acc[half]);
-    }
+    ymm_factors(type, rec, sc, g, 0, f);
+    ymm_factors(type, rec, sc, g, 1, f + 1);
+    s[0].s0 = s[1].s0 = HYP_YMM_VNNI || !ymm_halved(type) ? token.c0 : _mm256_setzero_si256();
+    s[0].s1 = s[1].s1 = token.c1;
+    s[0].s16 = s[1].s16 = _mm256_setzero_si256();
+    ymm_one_vector(type, rec, g, 0, act, f, s);
+    ymm_one_vector(type, rec, g, 1, act, f, s);
+    ymm_one_vector(type, rec, g, 2, act, f, s);
+    ymm_one_vector(type, rec, g, 3, act, f, s);
+    ymm_one_vector(type, rec, g, 4, act, f, s);
+    ymm_one_vector(type, rec, g, 5, act, f, s);
+    ymm_one_vector(type, rec, g, 6, act, f, s);
+    ymm_one_vector(type, rec, g, 7, act, f, s);
+    acc[0] = ymm_finish(type, f, ymm_one_sum(type, f, s, &token), &token, acc[0]);
+    acc[1] = ymm_finish(type, f + 1, ymm_one_sum(type, f + 1, s + 1, &token), &token, acc[1]);
 }
 
 /* One token: the weights go from memory to registers and are forgotten. */

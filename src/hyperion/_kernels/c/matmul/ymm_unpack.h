@@ -31,13 +31,18 @@
 #define HYP_UNROLL8
 #endif
 
+/* What multiplies a block's sums, of each of 8 rows. */
 typedef struct {
-    __m256i q[8];    /* vector j: K = 4j..4j+3 of each of 8 rows */
-    __m256i sign[8]; /* 8-bit types without VNNI: the signed weights */
-    __m256 d, min;   /* scale and (negated, in K types) minimum of each row */
-    __m256i s0, s1;  /* int16 pairs (sc0, sc0), (sc1, sc1) of each row */
-    __m256i s2;      /* int16 pairs: Q2_K (m0, m1), Q3_K 4*(sc0, sc1), Q6_K 32*(sc0, sc1) */
-    __m256 f0, f1;   /* Q6_K with VNNI: the two scales as floats */
+    __m256 d, min;  /* scale and minimum (negated in Q4_K and Q5_K) */
+    __m256i s0, s1; /* int16 pairs (sc0, sc0), (sc1, sc1) */
+    __m256i s2;     /* int16 pairs: Q2_K (m0, m1), Q3_K 4*(sc0, sc1), Q6_K 32*(sc0, sc1) */
+    __m256 f0, f1;  /* with VNNI: sc0 and sc1 as floats */
+} hyp_ymm_factors;
+
+typedef struct {
+    __m256i q[8];    /* vector v: K = 4v..4v+3 of each of 8 rows */
+    __m256i sign[8]; /* Q8_0 and IQ4_NL without VNNI: the signed weights */
+    hyp_ymm_factors f;
 } hyp_ymm_half;
 
 /* Scales of a record of Q4_K or Q5_K, decoded once for all of its groups. */
@@ -96,153 +101,110 @@ HYP_INLINE void ymm_scales_q4k(const uint8_t *rec, hyp_ymm_scales *s)
     }
 }
 
-/* Low then high nibbles of 4 vectors, 64 bytes apart. */
-HYP_INLINE void ymm_nibbles(const uint8_t *p, __m256i *q)
+/* Vector v of a block: K = 4v..4v+3 of 8 rows, unsigned, before any scale; signed for Q8_0 and IQ4_NL without VNNI. */
+HYP_INLINE __m256i ymm_vector(int type, const uint8_t *rec, int g, int half, int v)
 {
-    HYP_UNROLL8 for (int j = 0; j < 4; j++) {
-        const __m256i v = ymm_load(p + 64 * j);
-        q[j] = ymm_bits(v, 0, 15);
-        q[4 + j] = ymm_bits(v, 4, 15);
+    const int j = v % 4, nibble = v / 4 * 4, n = g / 4, c = g % 4;
+    rec += 32 * half; /* of every 64-byte vector */
+    switch (type) {
+    case HYP_Q4_0: return ymm_bits(ymm_load(rec + 32 + 64 * j), nibble, 15);
+    case HYP_Q4_1: return ymm_bits(ymm_load(rec + 64 + 64 * j), nibble, 15);
+    case HYP_Q5_0:
+        return _mm256_or_si256(ymm_bits(ymm_load(rec + 96 + 64 * j), nibble, 15), ymm_bits(ymm_load(rec + 32), v - 4, 16));
+    case HYP_Q5_1:
+        return _mm256_or_si256(ymm_bits(ymm_load(rec + 128 + 64 * j), nibble, 15), ymm_bits(ymm_load(rec + 64), v - 4, 16));
+    case HYP_Q8_0: {
+        const __m256i biased = ymm_load(rec + 32 + 64 * v);
+        return HYP_YMM_VNNI ? biased : _mm256_xor_si256(biased, _mm256_set1_epi8(-128));
+    }
+    case HYP_IQ4_NL: {
+        const __m256i values = _mm256_broadcastsi128_si256(
+            _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
+        const __m256i table = HYP_YMM_VNNI ? _mm256_xor_si256(values, _mm256_set1_epi8(-128)) : values;
+        return _mm256_shuffle_epi8(table, ymm_bits(ymm_load(rec + 32 + 64 * j), nibble, 15));
+    }
+    case HYP_Q2_K: return ymm_bits(ymm_load(rec + 320 + 512 * n + 64 * v), 2 * c, 3);
+    case HYP_Q3_K:
+        return _mm256_or_si256(ymm_bits(ymm_load(rec + 736 + 512 * n + 64 * v), 2 * c, 3),
+                               ymm_bits(ymm_load(rec + 224 + 64 * v), g - 2, 4));
+    case HYP_Q4_K: return ymm_bits(ymm_load(rec + 256 + 512 * (g / 2) + 64 * v), g % 2 * 4, 15);
+    case HYP_Q5_K:
+        return _mm256_or_si256(ymm_bits(ymm_load(rec + 768 + 512 * (g / 2) + 64 * v), g % 2 * 4, 15),
+                               ymm_bits(ymm_load(rec + 256 + 64 * v), g - 4, 16));
+    default: /* Q6_K */
+        return _mm256_or_si256(ymm_bits(ymm_load(rec + 288 + 1024 * n + 512 * (c % 2) + 64 * v), c / 2 * 4, 15),
+                               ymm_bits(ymm_load(rec + 2336 + 512 * n + 64 * v), 2 * c - 4, 0x30));
     }
 }
 
-/* Bit v of each byte at h becomes bit 4 of q[v]. */
-HYP_INLINE void ymm_fifth_bits(const uint8_t *h, __m256i *q)
+/* The two scales of a block of a type with half groups, from int16 pairs or bytes. */
+HYP_INLINE void ymm_scales_half(int type, const uint8_t *rec, int g, int half, hyp_ymm_factors *f)
 {
-    const __m256i bits = ymm_load(h);
-    HYP_UNROLL8 for (int v = 0; v < 8; v++) q[v] = _mm256_or_si256(q[v], ymm_bits(bits, v - 4, 16));
-}
-
-/* Signed 8-bit weights, plus 128 in memory or in a table. */
-HYP_INLINE void ymm_set8(hyp_ymm_half *h, int v, __m256i biased)
-{
+    const uint8_t *s = rec + (type == HYP_Q2_K ? 64 : 32) + 32 * g;
+    if (type == HYP_Q3_K) {
+        const __m256i bias = _mm256_set1_epi16(32);
+        const __m256i lo = ymm_row_pairs(rec + 32 + 16 * g, half, 0), hi = ymm_row_pairs(rec + 160 + 16 * (g / 2), half, 0);
+        f->s0 = _mm256_sub_epi16(_mm256_or_si256(ymm_bits(lo, 0, 15), ymm_bits(hi, 4 * (g % 2) - 4, 0x30)), bias);
+        f->s1 = _mm256_sub_epi16(_mm256_or_si256(_mm256_srli_epi16(lo, 4), ymm_bits(hi, 4 * (g % 2) - 2, 0x30)), bias);
+        f->s2 = _mm256_slli_epi16(_mm256_blend_epi16(f->s0, f->s1, 0xaa), 2);
+    } else if (type == HYP_Q2_K) {
+        const __m256i b0 = ymm_row_pairs(s, half, 0), b1 = ymm_row_pairs(s + 16, half, 0);
+        f->s0 = _mm256_and_si256(b0, _mm256_set1_epi16(15));
+        f->s1 = _mm256_and_si256(b1, _mm256_set1_epi16(15));
+        f->s2 = _mm256_srli_epi16(_mm256_blend_epi16(b0, b1, 0xaa), 4);
+    } else {
+        f->s0 = _mm256_srai_epi16(ymm_row_pairs(s, half, 1), 8);
+        f->s1 = _mm256_srai_epi16(ymm_row_pairs(s + 16, half, 1), 8);
+        f->s2 = _mm256_slli_epi16(_mm256_blend_epi16(f->s0, f->s1, 0xaa), 5);
+    }
 #if HYP_YMM_VNNI
-    h->q[v] = biased;
-#else
-    const __m256i w = _mm256_xor_si256(biased, _mm256_set1_epi8(-128));
-    h->sign[v] = w;
-    h->q[v] = _mm256_abs_epi8(w); /* -128 becomes 128: right, as an unsigned byte */
+    f->f0 = _mm256_cvtepi32_ps(_mm256_srai_epi32(f->s0, 16));
+    f->f1 = _mm256_cvtepi32_ps(_mm256_srai_epi32(f->s1, 16));
 #endif
 }
 
-HYP_INLINE void ymm_unpack_legacy(int type, const uint8_t *rec, int half, hyp_ymm_half *h)
+HYP_INLINE void ymm_factors(int type, const uint8_t *rec, const hyp_ymm_scales *s, int g, int half, hyp_ymm_factors *f)
 {
-    rec += 32 * half; /* of every 64-byte vector; d and m are half as wide, see below */
-    const uint8_t *d = rec - 16 * half;
-    h->d = ymm_load_half(d);
-    if (type == HYP_Q4_1 || type == HYP_Q5_1) h->min = ymm_load_half(d + 32);
+    f->d = ymm_load_half(rec + 16 * half);
     switch (type) {
-    case HYP_Q4_0: ymm_nibbles(rec + 32, h->q); break;
-    case HYP_Q4_1: ymm_nibbles(rec + 64, h->q); break;
-    case HYP_Q5_0:
-        ymm_nibbles(rec + 96, h->q);
-        ymm_fifth_bits(rec + 32, h->q);
-        break;
-    case HYP_Q5_1:
-        ymm_nibbles(rec + 128, h->q);
-        ymm_fifth_bits(rec + 64, h->q);
-        break;
-    case HYP_Q8_0:
-        HYP_UNROLL8 for (int v = 0; v < 8; v++) ymm_set8(h, v, ymm_load(rec + 32 + 64 * v));
-        break;
-    case HYP_IQ4_NL: { /* the table's values + 128 */
-        const __m256i table = _mm256_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129, (char)141, (char)153, (char)166,
-                                               (char)181, (char)197, (char)217, (char)241, 1, 24, 45, 63, 79, 93, 106, 118,
-                                               (char)129, (char)141, (char)153, (char)166, (char)181, (char)197, (char)217,
-                                               (char)241);
-        __m256i index[8];
-        ymm_nibbles(rec + 32, index);
-        HYP_UNROLL8 for (int v = 0; v < 8; v++) ymm_set8(h, v, _mm256_shuffle_epi8(table, index[v]));
+    case HYP_Q4_1: case HYP_Q5_1: f->min = ymm_load_half(rec + 32 + 16 * half); break;
+    case HYP_Q4_K: case HYP_Q5_K: {
+        f->d = _mm256_mul_ps(f->d, ymm_bytes_to_float(s->sc[g] + 8 * half));
+        const __m256 m = _mm256_mul_ps(ymm_load_half(rec + 32 + 16 * half), ymm_bytes_to_float(s->mn[g] + 8 * half));
+        f->min = _mm256_xor_ps(m, _mm256_set1_ps(-0.0f));
         break;
     }
+    case HYP_Q2_K:
+        f->min = ymm_load_half(rec + 32 + 16 * half);
+        ymm_scales_half(type, rec, g, half, f);
+        break;
+    case HYP_Q3_K: case HYP_Q6_K: ymm_scales_half(type, rec, g, half, f); break;
     default: break;
     }
 }
 
-HYP_INLINE void ymm_unpack_q45k(int type, const uint8_t *rec, const hyp_ymm_scales *s, int g, int half, hyp_ymm_half *h)
-{
-    const uint8_t *high = rec + 256 + 32 * half, *q = rec + (type == HYP_Q5_K ? 768 : 256) + 32 * half + 512 * (g / 2);
-    HYP_UNROLL8 for (int j = 0; j < 8; j++) {
-        h->q[j] = ymm_bits(ymm_load(q + 64 * j), g % 2 ? 4 : 0, 15);
-        if (type == HYP_Q5_K) h->q[j] = _mm256_or_si256(h->q[j], ymm_bits(ymm_load(high + 64 * j), g - 4, 16));
-    }
-    h->d = _mm256_mul_ps(ymm_load_half(rec + 16 * half), ymm_bytes_to_float(s->sc[g] + 8 * half));
-    const __m256 m = _mm256_mul_ps(ymm_load_half(rec + 32 + 16 * half), ymm_bytes_to_float(s->mn[g] + 8 * half));
-    h->min = _mm256_xor_ps(m, _mm256_set1_ps(-0.0f));
-}
-
-HYP_INLINE void ymm_unpack_q2k(const uint8_t *rec, int g, int half, hyp_ymm_half *h)
-{
-    const uint8_t *s = rec + 64 + 32 * g, *q = rec + 320 + 512 * (g / 4) + 32 * half;
-    const __m256i low = _mm256_set1_epi16(15);
-    const __m256i b0 = ymm_row_pairs(s, half, 0), b1 = ymm_row_pairs(s + 16, half, 0);
-    h->s0 = _mm256_and_si256(b0, low);
-    h->s1 = _mm256_and_si256(b1, low);
-    h->s2 = _mm256_srli_epi16(_mm256_blend_epi16(b0, b1, 0xaa), 4);
-    h->d = ymm_load_half(rec + 16 * half);
-    h->min = ymm_load_half(rec + 32 + 16 * half);
-    HYP_UNROLL8 for (int j = 0; j < 8; j++) {
-        h->q[j] = ymm_bits(ymm_load(q + 64 * j), 2 * (g % 4), 3);
-#if HYP_YMM_VNNI /* 15 * 3 fits a byte, so one 16-bit product scales two weights without a carry */
-        h->q[j] = _mm256_mullo_epi16(h->q[j], j < 4 ? h->s0 : h->s1);
-#endif
-    }
-}
-
-HYP_INLINE void ymm_unpack_q3k(const uint8_t *rec, int g, int half, hyp_ymm_half *h)
-{
-    const uint8_t *high = rec + 224 + 32 * half, *q = rec + 736 + 512 * (g / 4) + 32 * half;
-    const __m256i lo = ymm_row_pairs(rec + 32 + 16 * g, half, 0), hi = ymm_row_pairs(rec + 160 + 16 * (g / 2), half, 0);
-    const __m256i bias = _mm256_set1_epi16(32);
-    h->s0 = _mm256_sub_epi16(_mm256_or_si256(ymm_bits(lo, 0, 15), ymm_bits(hi, 4 * (g % 2) - 4, 0x30)), bias);
-    h->s1 = _mm256_sub_epi16(_mm256_or_si256(_mm256_srli_epi16(lo, 4), ymm_bits(hi, 4 * (g % 2) - 2, 0x30)), bias);
-    h->d = ymm_load_half(rec + 16 * half);
-#if HYP_YMM_VNNI
-    /* Two weights at once, modulo 2^16: (q0 + 256 q1) sc + 257 (124 - 4 sc) = p0 + 256 p1 with p = sc (q - 4) + 124, both in
-     * 0..252. */
-    const __m256i four = _mm256_set1_epi16(4 * 257), c = _mm256_set1_epi16(124 * 257);
-    const __m256i c0 = _mm256_sub_epi16(c, _mm256_mullo_epi16(h->s0, four));
-    const __m256i c1 = _mm256_sub_epi16(c, _mm256_mullo_epi16(h->s1, four));
-#else
-    h->s2 = _mm256_slli_epi16(_mm256_blend_epi16(h->s0, h->s1, 0xaa), 2);
-#endif
-    HYP_UNROLL8 for (int j = 0; j < 8; j++) {
-        const __m256i low = ymm_bits(ymm_load(q + 64 * j), 2 * (g % 4), 3);
-        h->q[j] = _mm256_or_si256(low, ymm_bits(ymm_load(high + 64 * j), g - 2, 4));
-#if HYP_YMM_VNNI
-        h->q[j] = _mm256_add_epi16(_mm256_mullo_epi16(h->q[j], j < 4 ? h->s0 : h->s1), j < 4 ? c0 : c1);
-#endif
-    }
-}
-
-HYP_INLINE void ymm_unpack_q6k(const uint8_t *rec, int g, int half, hyp_ymm_half *h)
-{
-    const int n = g / 4, c = g % 4;
-    const uint8_t *s = rec + 32 + 32 * g;
-    const uint8_t *ql = rec + 288 + 1024 * n + 512 * (c % 2) + 32 * half, *qh = rec + 2336 + 512 * n + 32 * half;
-    HYP_UNROLL8 for (int j = 0; j < 8; j++) {
-        const __m256i low = ymm_bits(ymm_load(ql + 64 * j), c / 2 * 4, 15);
-        h->q[j] = _mm256_or_si256(low, ymm_bits(ymm_load(qh + 64 * j), 2 * c - 4, 0x30));
-    }
-    h->d = ymm_load_half(rec + 16 * half);
-#if HYP_YMM_VNNI
-    h->f0 = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(s + 8 * half))));
-    h->f1 = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(s + 16 + 8 * half))));
-#else
-    h->s0 = _mm256_srai_epi16(ymm_row_pairs(s, half, 1), 8);
-    h->s1 = _mm256_srai_epi16(ymm_row_pairs(s + 16, half, 1), 8);
-    h->s2 = _mm256_slli_epi16(_mm256_blend_epi16(h->s0, h->s1, 0xaa), 5);
-#endif
-}
-
+/* Everything of a block and 8 rows, for several tokens. */
 HYP_INLINE void ymm_unpack(int type, const uint8_t *rec, const hyp_ymm_scales *s, int g, int half, hyp_ymm_half *h)
 {
-    switch (type) {
-    case HYP_Q4_K: case HYP_Q5_K: ymm_unpack_q45k(type, rec, s, g, half, h); break;
-    case HYP_Q2_K: ymm_unpack_q2k(rec, g, half, h); break;
-    case HYP_Q3_K: ymm_unpack_q3k(rec, g, half, h); break;
-    case HYP_Q6_K: ymm_unpack_q6k(rec, g, half, h); break;
-    default: ymm_unpack_legacy(type, rec, half, h); break;
+    ymm_factors(type, rec, s, g, half, &h->f);
+#if HYP_YMM_VNNI
+    /* Q3_K, two weights at once, modulo 2^16: (q0 + 256 q1) sc + 257 (124 - 4 sc) = p0 + 256 p1 with p = sc (q - 4) + 124,
+     * both in 0..252. Q2_K needs no offset: 15 * 3 has no carry. */
+    const __m256i four = _mm256_set1_epi16(4 * 257), c = _mm256_set1_epi16(124 * 257);
+#endif
+    HYP_UNROLL8 for (int v = 0; v < 8; v++) {
+        __m256i q = ymm_vector(type, rec, g, half, v);
+#if HYP_YMM_VNNI
+        const __m256i scale = v < 4 ? h->f.s0 : h->f.s1;
+        if (type == HYP_Q2_K || type == HYP_Q3_K) q = _mm256_mullo_epi16(q, scale);
+        if (type == HYP_Q3_K) q = _mm256_add_epi16(q, _mm256_sub_epi16(c, _mm256_mullo_epi16(scale, four)));
+#else
+        if (type == HYP_Q8_0 || type == HYP_IQ4_NL) {
+            h->sign[v] = q;
+            q = _mm256_abs_epi8(q); /* -128 becomes 128: right, as an unsigned byte */
+        }
+#endif
+        h->q[v] = q;
     }
 }
 
