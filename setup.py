@@ -26,7 +26,7 @@ KERNELS = Path("src/hyperion/_kernels")
 C = KERNELS / "c"
 if sys.platform == "darwin":  # a universal2 Python would compile for both processors, and neither knows the other's flags
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
-ALSO = {"nn": ["matmul"], "dispatch": []}
+ALSO = {"nn": ["matmul"], "stream": ["quant"]}
 
 GNU = ["-O3", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
 MSVC = ["/O2", "/std:c11", "/fp:precise"]

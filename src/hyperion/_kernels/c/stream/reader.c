@@ -1,0 +1,95 @@
+#include "stream/reader.h"
+
+#include "common/os.h"
+#include "quant/pack.h"
+
+#if defined(_WIN32)
+#include <errno.h>
+static volatile LONG64 inject_after;
+#define COUNT_DOWN(counter) InterlockedDecrement64(&(counter))
+#else
+static volatile int64_t inject_after;
+#define COUNT_DOWN(counter) __atomic_sub_fetch(&(counter), 1, __ATOMIC_RELAXED)
+#endif
+static int inject_error;
+
+void hyp_reader_inject(int64_t n, int error)
+{
+    inject_error = error;
+    inject_after = n;
+}
+
+size_t hyp_extent_panel_bytes(const hyp_extent *e)
+{
+    return (e->rows + HYP_PANEL - 1) / HYP_PANEL * hyp_panel_bytes(e->type, e->cols);
+}
+
+static size_t file_bytes(const hyp_extent *e)
+{
+    return e->packed ? hyp_extent_panel_bytes(e) : e->rows * hyp_row_bytes(e->type, e->cols);
+}
+
+size_t hyp_extent_buffer_bytes(const hyp_extent *e)
+{
+    const size_t n = hyp_extent_panel_bytes(e) + 2 * HYP_DIRECT_ALIGN;
+    return (n + HYP_DIRECT_ALIGN - 1) / HYP_DIRECT_ALIGN * HYP_DIRECT_ALIGN;
+}
+
+/* Read all of [offset, offset + n), or as far as the file goes if that is at least `need`. */
+static int read_all(int fd, uint8_t *buffer, size_t n, size_t need, uint64_t offset, int *error)
+{
+    size_t done = 0;
+    while (done < n) {
+        if (inject_after > 0 && COUNT_DOWN(inject_after) == 0) {
+            *error = inject_error;
+            return HYP_ERROR_IO;
+        }
+        const int64_t got = hyp_read_at(fd, buffer + done, n - done, offset + done);
+        if (got < 0) {
+            *error = errno;
+            return HYP_ERROR_IO;
+        }
+        if (got == 0) break;
+        done += (size_t)got;
+        /* a direct read may go on only from an aligned place: an unaligned end is the file's */
+        if (done >= need && done % HYP_DIRECT_ALIGN) break;
+    }
+    *error = 0;
+    return done >= need ? HYP_OK : HYP_ERROR_IO;
+}
+
+/* Raw rows at raw become panels at dst <= raw; each panel's rows leave before anything is written over them. */
+static int pack_in_place(const hyp_extent *e, const uint8_t *raw, uint8_t *dst, uint8_t *temp)
+{
+    const size_t row = hyp_row_bytes(e->type, e->cols), panel = HYP_PANEL * row;
+    for (size_t r = 0; r < e->rows; r += HYP_PANEL) {
+        const size_t rows = e->rows - r < HYP_PANEL ? e->rows - r : HYP_PANEL;
+        memcpy(temp, raw + r * row, rows * row);
+        const int status = hyp_pack_panel(e->type, temp, row, rows, e->cols, dst + r / HYP_PANEL * panel);
+        if (status != HYP_OK) return status;
+    }
+    return HYP_OK;
+}
+
+int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
+                    hyp_read_stats *stats, int *error)
+{
+    const size_t n = file_bytes(e);
+    const double start = hyp_seconds();
+    size_t shift = 0, whole = n;
+    int status;
+    direct = direct && e->file->direct >= 0;
+    if (direct) {
+        shift = (size_t)(e->offset % HYP_DIRECT_ALIGN);
+        whole = (shift + n + HYP_DIRECT_ALIGN - 1) / HYP_DIRECT_ALIGN * HYP_DIRECT_ALIGN;
+        status = read_all(e->file->direct, buffer, whole, shift + n, e->offset - shift, error);
+    } else {
+        status = read_all(e->file->buffered, buffer, n, n, e->offset, error);
+        hyp_drop_cache(e->file->buffered, e->offset, n);
+    }
+    stats->bytes_read = whole;
+    stats->seconds = hyp_seconds() - start;
+    if (status != HYP_OK) return status;
+    *panels = e->packed ? buffer + shift : buffer;
+    return e->packed ? HYP_OK : pack_in_place(e, buffer + shift, buffer, temp);
+}

@@ -1,0 +1,42 @@
+/* From file to packed panels, with no second copy: raw rows are read to where their panels will stand and are packed in
+ * place, one panel at a time. */
+#ifndef HYP_READER_H
+#define HYP_READER_H
+
+#include "common/panel.h"
+
+#define HYP_DIRECT_ALIGN 4096
+
+typedef struct {
+    int buffered, direct;    /* descriptors; direct is -1 where the system has no such reads */
+    int64_t state[3];        /* hyp_file_state when the file was opened */
+} hyp_file;
+
+/* A run of rows of one matrix. `rows` past the end of the matrix do not exist; the last panel may be short. */
+typedef struct {
+    const hyp_file *file;
+    uint64_t offset; /* of the first row */
+    int type, packed; /* packed: the file holds panels already */
+    size_t rows, cols;
+} hyp_extent;
+
+typedef struct {
+    uint64_t bytes_read; /* asked of the system, alignment included */
+    double seconds;
+} hyp_read_stats;
+
+/* Bytes that the rows take in memory, as panels. */
+size_t hyp_extent_panel_bytes(const hyp_extent *e);
+
+/* Bytes of buffer that a read needs: the panels, and slack for a direct read's alignment. */
+size_t hyp_extent_buffer_bytes(const hyp_extent *e);
+
+/* Read and pack. buffer is 4096-aligned for direct reads; temp has a panel's bytes. *panels is where the panels start (in
+ * buffer). On failure *error is errno, or 0 where the file ended early. */
+int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
+                    hyp_read_stats *stats, int *error);
+
+/* Testing: let the nth read from now on fail with this errno (0: a short file); n = 0 switches it off. */
+void hyp_reader_inject(int64_t n, int error);
+
+#endif

@@ -1,0 +1,296 @@
+#include "stream/ring.h"
+
+#include <stdlib.h>
+
+enum { MAX_READERS = 16, POLL_MS = 20, EXPLORE = 16 }; /* every 16th chunk tries the mode that seems slower */
+
+typedef struct {
+    uint64_t chunk; /* absolute: pass * chunks + chunk */
+    int ready;
+    size_t left;    /* pieces not yet released */
+} slot_state;
+
+typedef struct {
+    hyp_ring *ring;
+    size_t index;
+    hyp_thread thread;
+    uint8_t *temp;
+} reader;
+
+struct hyp_ring {
+    const hyp_ring_piece *pieces;
+    size_t n, chunks;
+    size_t *first; /* [chunks + 1]: first piece of each chunk */
+    const uint8_t **panels; /* [n] */
+    uint8_t *memory, *temp;
+    size_t temp_bytes, slots, slot_bytes, readers;
+    slot_state *slot;
+    int io;
+    hyp_mutex lock;
+    hyp_cond filled, freed;
+    uint64_t next_fill, next_use; /* absolute chunks: the next to be read, the oldest still in use */
+    uint64_t pass;                /* of the consumer */
+    size_t expected;              /* the piece that the consumer takes next */
+    size_t busy;                  /* readers in the middle of a chunk */
+    int stop, pause, started, process;
+    int64_t failed_piece;
+    int failure;
+    int (*poll)(void *);
+    void *poll_arg;
+    reader reader[MAX_READERS];
+    hyp_ring_stats stats;
+};
+
+static size_t largest_panel(const hyp_ring_piece *pieces, size_t n)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t bytes = hyp_panel_bytes(pieces[i].extent.type, pieces[i].extent.cols);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+size_t hyp_ring_own_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t readers)
+{
+    return sizeof(hyp_ring) + slots * sizeof(slot_state) + readers * largest_panel(pieces, n) +
+           (n + 2) * (sizeof(size_t) + sizeof(uint8_t *));
+}
+
+hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
+                          size_t readers, int io)
+{
+    if (n == 0 || slots == 0 || readers == 0) return NULL;
+    hyp_ring *r = calloc(1, sizeof *r);
+    if (!r) return NULL;
+    r->pieces = pieces, r->n = n, r->chunks = pieces[n - 1].chunk + 1;
+    if (slots > r->chunks) slots = r->chunks; /* a piece is in the ring once at a time */
+    r->memory = memory, r->slots = slots, r->slot_bytes = slot_bytes, r->io = io;
+    r->readers = readers < MAX_READERS ? readers : MAX_READERS;
+    r->temp_bytes = largest_panel(pieces, n);
+    r->first = calloc(r->chunks + 1, sizeof *r->first);
+    r->panels = calloc(n, sizeof *r->panels);
+    r->slot = calloc(slots, sizeof *r->slot);
+    r->temp = malloc(r->readers * r->temp_bytes);
+    if (!r->first || !r->panels || !r->slot || !r->temp) {
+        free(r->first), free((void *)r->panels), free(r->slot), free(r->temp), free(r);
+        return NULL;
+    }
+    for (size_t i = n; i-- > 0;) r->first[pieces[i].chunk] = i;
+    r->first[r->chunks] = n;
+    r->failed_piece = -1;
+    hyp_mutex_init(&r->lock);
+    hyp_cond_init(&r->filled);
+    hyp_cond_init(&r->freed);
+    return r;
+}
+
+void hyp_ring_set_poll(hyp_ring *r, int (*poll)(void *), void *arg) { r->poll = poll, r->poll_arg = arg; }
+
+/* ---- readers ------------------------------------------------------------------------------------------------------- */
+
+static int file_changed(const hyp_file *file)
+{
+    int64_t now[3];
+    return hyp_file_state(file->buffered, now) || memcmp(now, file->state, sizeof now);
+}
+
+/* Direct or buffered: the one that has been faster of late; now and then the other, because disks change their mind. */
+static int choose_direct(const hyp_ring *r, uint64_t chunk, const hyp_file *file)
+{
+    if (file->direct < 0 || r->io == HYP_IO_BUFFERED) return 0;
+    if (r->io == HYP_IO_DIRECT) return 1;
+    if (r->stats.direct_rate == 0) return 1;
+    if (r->stats.buffered_rate == 0) return 0;
+    const int direct = r->stats.direct_rate >= r->stats.buffered_rate;
+    return chunk % EXPLORE == EXPLORE - 1 ? !direct : direct;
+}
+
+static void note_rate(double *rate, const hyp_read_stats *s)
+{
+    if (s->seconds <= 0) return;
+    const double now = (double)s->bytes_read / s->seconds;
+    *rate = *rate == 0 ? now : 0.8 * *rate + 0.2 * now;
+}
+
+/* Read every piece of a chunk into its slot. The lock is not held. */
+static int fill(hyp_ring *r, uint64_t chunk, size_t slot, uint8_t *temp, int64_t *piece, int *error)
+{
+    const size_t c = (size_t)(chunk % r->chunks);
+    for (size_t i = r->first[c]; i < r->first[c + 1]; i++) {
+        const hyp_ring_piece *p = &r->pieces[i];
+        hyp_read_stats s = {0, 0};
+        *piece = (int64_t)i;
+        *error = -1;
+        if (i == r->first[c] && file_changed(p->extent.file)) return HYP_ERROR_IO;
+        hyp_lock(&r->lock);
+        const int direct = choose_direct(r, chunk, p->extent.file);
+        hyp_unlock(&r->lock);
+        const int status =
+            hyp_extent_read(&p->extent, direct, r->memory + slot * r->slot_bytes + p->at, temp, &r->panels[i], &s, error);
+        if (status != HYP_OK) return status;
+        hyp_lock(&r->lock);
+        note_rate(direct ? &r->stats.direct_rate : &r->stats.buffered_rate, &s);
+        r->stats.bytes_read += s.bytes_read;
+        r->stats.bytes_used += hyp_extent_panel_bytes(&p->extent);
+        r->stats.read_seconds += s.seconds;
+        hyp_unlock(&r->lock);
+    }
+    return HYP_OK;
+}
+
+static HYP_THREAD_RESULT read_on(void *arg)
+{
+    reader *self = arg;
+    hyp_ring *r = self->ring;
+    hyp_lock(&r->lock);
+    while (!r->stop) {
+        if (r->pause || r->failed_piece >= 0 || r->next_fill >= r->next_use + r->slots) {
+            hyp_wait(&r->freed, &r->lock);
+            continue;
+        }
+        const uint64_t chunk = r->next_fill++;
+        const size_t slot = (size_t)(chunk % r->slots);
+        r->busy++;
+        hyp_unlock(&r->lock);
+        int64_t piece = 0;
+        int error = 0;
+        const int status = fill(r, chunk, slot, self->temp, &piece, &error);
+        hyp_lock(&r->lock);
+        r->busy--;
+        if (status == HYP_OK) {
+            const size_t c = (size_t)(chunk % r->chunks);
+            r->slot[slot] = (slot_state){chunk, 1, r->first[c + 1] - r->first[c]};
+            r->stats.chunks_filled++;
+        } else if (r->failed_piece < 0) {
+            r->failed_piece = piece, r->failure = error;
+        }
+        hyp_wake_all(&r->filled);
+    }
+    hyp_unlock(&r->lock);
+    HYP_THREAD_RETURN;
+}
+
+/* Start the readers; in a forked child they do not exist and the locks may be held by nobody. */
+static int ensure_started(hyp_ring *r)
+{
+    if (r->started && r->process == hyp_process_id()) return HYP_OK;
+    if (r->started) {
+        hyp_mutex_init(&r->lock);
+        hyp_cond_init(&r->filled);
+        hyp_cond_init(&r->freed);
+        r->next_fill = r->next_use = 0;
+        r->pass = 0, r->expected = 0, r->busy = 0;
+        memset(r->slot, 0, r->slots * sizeof *r->slot);
+    }
+    r->process = hyp_process_id();
+    r->started = 0;
+    size_t running = 0;
+    for (; running < r->readers; running++) {
+        r->reader[running] = (reader){r, running, r->reader[running].thread, r->temp + running * r->temp_bytes};
+        if (hyp_thread_start(&r->reader[running].thread, read_on, &r->reader[running]) != HYP_OK) break;
+    }
+    if (running == 0) return HYP_ERROR_MEMORY;
+    r->readers = running;
+    r->started = 1;
+    return HYP_OK;
+}
+
+void hyp_ring_destroy(hyp_ring *r)
+{
+    if (!r) return;
+    if (r->started && r->process == hyp_process_id()) {
+        hyp_lock(&r->lock);
+        r->stop = 1;
+        hyp_wake_all(&r->freed);
+        hyp_unlock(&r->lock);
+        for (size_t i = 0; i < r->readers; i++) hyp_thread_join(r->reader[i].thread);
+    }
+    hyp_mutex_free(&r->lock);
+    hyp_cond_free(&r->filled);
+    hyp_cond_free(&r->freed);
+    free(r->first), free((void *)r->panels), free(r->slot), free(r->temp), free(r);
+}
+
+/* ---- the consumer -------------------------------------------------------------------------------------------------- */
+
+int hyp_ring_acquire(void *self, size_t piece, const uint8_t **panels)
+{
+    hyp_ring *r = self;
+    if (piece >= r->n || piece != r->expected) return HYP_ERROR_RUNTIME;
+    int status = ensure_started(r);
+    if (status != HYP_OK) return status;
+    hyp_lock(&r->lock);
+    const uint64_t chunk = r->pass * r->chunks + r->pieces[piece].chunk;
+    const slot_state *slot = &r->slot[chunk % r->slots];
+    if (!(slot->ready && slot->chunk == chunk)) {
+        const double start = hyp_seconds();
+        while (!(slot->ready && slot->chunk == chunk)) {
+            if (r->failed_piece >= 0 && r->busy == 0) {
+                status = HYP_ERROR_IO;
+                break;
+            }
+            hyp_wait_ms(&r->filled, &r->lock, POLL_MS);
+            if (r->poll) {
+                hyp_unlock(&r->lock);
+                const int cancelled = r->poll(r->poll_arg);
+                hyp_lock(&r->lock);
+                if (cancelled) {
+                    status = HYP_CANCELLED;
+                    break;
+                }
+            }
+        }
+        r->stats.wait_seconds += hyp_seconds() - start;
+    }
+    if (status == HYP_OK) *panels = r->panels[piece];
+    hyp_unlock(&r->lock);
+    return status;
+}
+
+void hyp_ring_release(void *self, size_t piece)
+{
+    hyp_ring *r = self;
+    hyp_lock(&r->lock);
+    const uint64_t chunk = r->pass * r->chunks + r->pieces[piece].chunk;
+    slot_state *slot = &r->slot[chunk % r->slots];
+    if (--slot->left == 0) {
+        slot->ready = 0;
+        r->next_use = chunk + 1;
+        hyp_wake_all(&r->freed);
+    }
+    r->expected = piece + 1;
+    if (r->expected == r->n) r->expected = 0, r->pass++, r->stats.passes++;
+    hyp_unlock(&r->lock);
+}
+
+void hyp_ring_restart(hyp_ring *r)
+{
+    if (!r->started || r->process != hyp_process_id()) return;
+    hyp_lock(&r->lock);
+    r->pause = 1;
+    while (r->busy) hyp_wait(&r->filled, &r->lock);
+    memset(r->slot, 0, r->slots * sizeof *r->slot);
+    r->next_fill = r->next_use = 0;
+    r->pass = 0, r->expected = 0;
+    r->failed_piece = -1;
+    r->pause = 0;
+    hyp_wake_all(&r->freed);
+    hyp_unlock(&r->lock);
+}
+
+int64_t hyp_ring_failure(hyp_ring *r, int *error)
+{
+    hyp_lock(&r->lock);
+    const int64_t piece = r->failed_piece;
+    *error = r->failure;
+    hyp_unlock(&r->lock);
+    return piece;
+}
+
+void hyp_ring_get_stats(hyp_ring *r, hyp_ring_stats *stats)
+{
+    hyp_lock(&r->lock);
+    *stats = r->stats;
+    hyp_unlock(&r->lock);
+}

@@ -1,0 +1,79 @@
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+
+cdef extern from "stream/ring.h" nogil:
+    enum:
+        HYP_OK
+        HYP_ERROR_IO
+        HYP_CANCELLED
+        HYP_IO_DIRECT
+        HYP_IO_BUFFERED
+        HYP_IO_AUTO
+        HYP_DIRECT_ALIGN
+        HYP_PANEL
+
+    size_t hyp_block_len(int type)
+    size_t hyp_row_bytes(int type, size_t cols)
+    size_t hyp_panel_bytes(int type, size_t cols)
+
+    ctypedef struct hyp_file:
+        int buffered, direct
+        int64_t state[3]
+
+    int hyp_file_state(int fd, int64_t *state)
+
+    ctypedef struct hyp_extent:
+        const hyp_file *file
+        uint64_t offset
+        int type, packed
+        size_t rows, cols
+
+    ctypedef struct hyp_read_stats:
+        uint64_t bytes_read
+        double seconds
+
+    size_t hyp_extent_panel_bytes(const hyp_extent *e)
+    size_t hyp_extent_buffer_bytes(const hyp_extent *e)
+    int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
+                        hyp_read_stats *stats, int *error)
+    void hyp_reader_inject(int64_t n, int error)
+
+    ctypedef struct hyp_ring:
+        pass
+
+    ctypedef struct hyp_ring_piece:
+        hyp_extent extent
+        size_t chunk, at
+
+    ctypedef struct hyp_ring_stats:
+        uint64_t passes, chunks_filled, bytes_read, bytes_used
+        double read_seconds, wait_seconds, direct_rate, buffered_rate
+
+    hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
+                              size_t readers, int io)
+    void hyp_ring_destroy(hyp_ring *ring)
+    size_t hyp_ring_own_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t readers)
+    void hyp_ring_set_poll(hyp_ring *ring, int (*poll)(void *) noexcept nogil, void *arg)
+    int hyp_ring_acquire(void *self, size_t piece, const uint8_t **panels)
+    void hyp_ring_release(void *self, size_t piece)
+    void hyp_ring_restart(hyp_ring *ring)
+    int64_t hyp_ring_failure(hyp_ring *ring, int *error)
+    void hyp_ring_get_stats(hyp_ring *ring, hyp_ring_stats *stats)
+
+
+cdef class File:
+    cdef hyp_file c
+    cdef readonly str path
+
+
+cdef class Ring:
+    cdef hyp_ring *c
+    cdef hyp_ring_piece *pieces
+    cdef size_t n
+    cdef object memory
+    cdef list files
+    cdef tuple names
+    # what a hyp_source calls, with `c` as its self
+    cdef int (*acquire)(void *, size_t, const uint8_t **) noexcept nogil
+    cdef void (*release)(void *, size_t) noexcept nogil
+    cpdef int raise_failure(self) except -1

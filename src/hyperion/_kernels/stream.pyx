@@ -1,0 +1,196 @@
+"""Reading weights: one run of rows at a time into its final place, or a schedule of runs through a ring."""
+
+import os
+
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc
+
+from hyperion._kernels.threads cimport check_signals
+
+from hyperion.errors import HyperionIOError, HyperionMemoryError, InvalidArgumentError
+
+IO_MODES = {"direct": HYP_IO_DIRECT, "buffered": HYP_IO_BUFFERED, "auto": HYP_IO_AUTO}
+DIRECT_ALIGN = HYP_DIRECT_ALIGN
+
+
+cdef class File:
+    """An open file for positioned reads, with a second descriptor that bypasses the page cache where there is such."""
+
+    def __cinit__(self, path, bint direct=True):
+        self.c.buffered = self.c.direct = -1
+        self.path = os.fspath(path)
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        try:
+            self.c.buffered = os.open(self.path, flags)
+            if direct and hasattr(os, "O_DIRECT"):
+                try:
+                    self.c.direct = os.open(self.path, flags | os.O_DIRECT)
+                except OSError:  # the file system has no direct reads
+                    self.c.direct = -1
+            elif direct and hasattr(os, "F_NOCACHE"):
+                self.c.direct = -1
+        except OSError as error:
+            raise HyperionIOError(f"cannot open {self.path!r}: {error.strerror}", path=self.path) from None
+        if hyp_file_state(self.c.buffered, self.c.state):
+            raise HyperionIOError(f"cannot read the state of {self.path!r}", path=self.path)
+
+    def __dealloc__(self):
+        self._close()
+
+    def _close(self):
+        if self.c.buffered >= 0:
+            os.close(self.c.buffered)
+        if self.c.direct >= 0:
+            os.close(self.c.direct)
+        self.c.buffered = self.c.direct = -1
+
+    @property
+    def has_direct(self):
+        return self.c.direct >= 0
+
+    @property
+    def size(self):
+        return self.c.state[0]
+
+    @property
+    def unchanged(self):
+        """The file is what it was when it was opened."""
+        cdef int64_t now[3]
+        return self.c.buffered >= 0 and not hyp_file_state(self.c.buffered, now) and \
+            (now[0], now[1], now[2]) == (self.c.state[0], self.c.state[1], self.c.state[2])
+
+
+cdef hyp_extent _extent(File file, int type, size_t offset, size_t rows, size_t cols, bint packed) except *:
+    cdef hyp_extent e
+    if hyp_block_len(type) == 0 or rows == 0 or cols == 0 or cols % hyp_block_len(type):
+        raise InvalidArgumentError(f"rows [{rows}, {cols}] of type {type} cannot be packed")
+    e.file, e.offset, e.type, e.packed, e.rows, e.cols = &file.c, offset, type, packed, rows, cols
+    return e
+
+
+def describe_failure(str what, str path, int error):
+    """The exception for a failed read of `what`."""
+    if error == -1:
+        reason = "the file was changed, replaced or truncated after it was opened"
+    elif error == 0:
+        reason = "the file ended early"
+    else:
+        reason = os.strerror(error)
+    return HyperionIOError(f"{what}: reading {path!r} failed: {reason}", path=path, what=what, errno=error)
+
+
+def read_rows(File file, int type, size_t offset, size_t rows, size_t cols, uint8_t[::1] out, *, bint packed=False,
+              bint direct=False, str what="weights"):
+    """Read rows and leave them as packed panels in `out`, which has exactly their panels' bytes.
+
+    A direct read needs an aligned buffer with slack and is for :class:`Ring`; here reads are buffered and the pages
+    are dropped from the cache behind them.
+    """
+    cdef hyp_extent e = _extent(file, type, offset, rows, cols, packed)
+    cdef hyp_read_stats stats
+    cdef const uint8_t *panels
+    cdef int error = 0, status
+    cdef uint8_t *temp
+    if <size_t>out.shape[0] != hyp_extent_panel_bytes(&e):
+        raise InvalidArgumentError(f"{rows} rows take {hyp_extent_panel_bytes(&e)} bytes, out has {out.shape[0]}")
+    temp = <uint8_t *>malloc(hyp_panel_bytes(type, cols))
+    if temp is NULL:
+        raise HyperionMemoryError(f"{what}: no memory for one panel")
+    try:
+        with nogil:
+            status = hyp_extent_read(&e, 0, &out[0], temp, &panels, &stats, &error)
+    finally:
+        free(temp)
+    if status == HYP_ERROR_IO:
+        raise describe_failure(what, file.path, error)
+    if status != HYP_OK:
+        raise InvalidArgumentError(f"{what}: packing ended with status {status}")
+    return stats.bytes_read
+
+
+def piece_buffer_bytes(int type, size_t rows, size_t cols):
+    """Bytes that a piece takes in a slot: its panels, and slack for the alignment of direct reads."""
+    cdef hyp_extent e
+    e.type, e.rows, e.cols = type, rows, cols
+    return hyp_extent_buffer_bytes(&e)
+
+
+def inject_read_failure(int64_t n, int error=5):
+    """Testing: the nth read from now on fails with this errno (0: the file seems short). n = 0 switches it off."""
+    hyp_reader_inject(n, error)
+
+
+cdef class Ring:
+    """Reader threads that keep the pieces of a schedule coming.
+
+    Parameters
+    ----------
+    pieces : sequence of (name, file, offset, type, rows, cols, packed, chunk, at)
+        In the order in which a pass uses them; see c/stream/ring.h.
+    memory : buffer
+        slots * slot_bytes bytes, aligned to 4096.
+    """
+
+    def __cinit__(self, pieces, memory, size_t slots, size_t slot_bytes, size_t readers=2, str io="auto"):
+        cdef uint8_t[::1] view = memory
+        cdef size_t i
+        cdef File file
+        if io not in IO_MODES:
+            raise InvalidArgumentError(f"io is one of {sorted(IO_MODES)}, not {io!r}")
+        self.n = len(pieces)
+        self.files, self.memory, self.names = [], memory, tuple((p[0], p[1].path) for p in pieces)
+        if self.n == 0 or slots == 0 or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN:
+            raise InvalidArgumentError(f"a ring of {slots} slots of {slot_bytes} bytes for {self.n} pieces cannot be")
+        self.pieces = <hyp_ring_piece *>calloc(self.n, sizeof(hyp_ring_piece))
+        if self.pieces is NULL:
+            raise HyperionMemoryError("no memory for the ring's schedule")
+        for i, (name, file, offset, type, rows, cols, packed, chunk, at) in enumerate(pieces):
+            self.files.append(file)
+            self.pieces[i].extent = _extent(file, type, offset, rows, cols, packed)
+            self.pieces[i].chunk, self.pieces[i].at = chunk, at
+            if at % HYP_DIRECT_ALIGN or at + hyp_extent_buffer_bytes(&self.pieces[i].extent) > slot_bytes:
+                raise InvalidArgumentError(f"piece {i} ({name}) does not fit a slot of {slot_bytes} bytes at {at}")
+            if chunk != (self.pieces[i - 1].chunk if i else 0) and (i == 0 or chunk != self.pieces[i - 1].chunk + 1):
+                raise InvalidArgumentError(f"piece {i} ({name}) is of chunk {chunk}, out of order")
+        self.c = hyp_ring_create(self.pieces, self.n, &view[0], slots, slot_bytes, readers, IO_MODES[io])
+        if self.c is NULL:
+            raise HyperionMemoryError("no memory for the ring")
+        self.acquire, self.release = hyp_ring_acquire, hyp_ring_release
+        hyp_ring_set_poll(self.c, check_signals, NULL)
+
+    def __dealloc__(self):
+        hyp_ring_destroy(self.c)
+        free(self.pieces)
+
+    def close(self):
+        """Stop the readers; reads under way end first."""
+        cdef hyp_ring *ring = self.c
+        self.c = NULL
+        with nogil:
+            hyp_ring_destroy(ring)
+
+    def restart(self):
+        """Back to the first piece, after a pass that did not finish."""
+        with nogil:
+            hyp_ring_restart(self.c)
+
+    cpdef int raise_failure(self) except -1:
+        """Raise what stopped the readers, if anything did."""
+        cdef int error = 0
+        cdef int64_t piece = hyp_ring_failure(self.c, &error)
+        if piece >= 0:
+            name, path = self.names[piece]
+            raise describe_failure(name, path, error)
+        return 0
+
+    @property
+    def stats(self):
+        """Counters since the ring was made: passes, bytes, seconds (see c/stream/ring.h)."""
+        cdef hyp_ring_stats s
+        hyp_ring_get_stats(self.c, &s)
+        return s
+
+
+def ring_own_bytes(Ring ring, size_t slots, size_t readers):
+    """Bytes that a ring allocates beside its slots."""
+    return hyp_ring_own_bytes(ring.pieces, ring.n, slots, readers)
