@@ -1,0 +1,106 @@
+"""How text is generated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hyperion.errors import InvalidArgumentError
+
+__all__ = ["GenerationConfig"]
+
+
+def _integer(low: int) -> Any:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low, f"an integer of {low} or more"
+
+
+def _number(low: float, high: float, closed_high: bool = True) -> Any:
+    def fits(v: Any) -> bool:
+        return (
+            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and low <= v
+            and (v <= high if closed_high else v < high)
+        )  # fmt: skip
+
+    return fits, f"a number from {low} to {high}" if math.isfinite(high) else f"a number of {low} or more"
+
+
+def _stops(v: Any) -> bool:
+    return isinstance(v, tuple) and all(isinstance(s, str) and s for s in v)
+
+
+_RULES: dict[str, Any] = {
+    "max_length": _integer(1),
+    "temperature": _number(0.0, math.inf),
+    "top_k": _integer(0),
+    "top_p": _number(0.0, 1.0),
+    "min_p": _number(0.0, 1.0),
+    "repetition_penalty": _number(1e-6, math.inf),
+    "repetition_window": _integer(0),
+    "seed": (lambda v: v is None or (isinstance(v, int) and not isinstance(v, bool) and v >= 0), "None or an integer of 0 or more"),
+    "stop": (_stops, "strings that are not empty"),
+    "ignore_end": (lambda v: isinstance(v, bool), "a bool"),
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class GenerationConfig:
+    """Settings of one generation; checked when made and when a field is set.
+
+    Parameters
+    ----------
+    max_length : int
+        The most tokens to generate (the prompt is not counted).
+    temperature : float
+        The logits are divided by it; 0 takes the most likely token every time (greedy).
+    top_k : int
+        Keep the k most likely tokens; 0 keeps all.
+    top_p : float
+        Keep the smallest set of most likely tokens whose probabilities sum to at least this (nucleus sampling, Holtzman
+        et al., arXiv 1904.09751); 1 keeps all.
+    min_p : float
+        Drop tokens less likely than this times the most likely one (arXiv 2407.01082); 0 keeps all.
+    repetition_penalty : float
+        Divide positive logits of tokens already seen by it and multiply negative ones (Keskar et al., arXiv
+        1909.05858); 1 changes nothing.
+    repetition_window : int
+        How many of the latest tokens count as seen; 0 counts all.
+    stop : str or sequence of str
+        Text that ends the generation; it is not part of the result.
+    seed : int or None
+        The same seed gives the same text on every thread count and every budget. None draws one.
+    ignore_end : bool
+        Go on past the model's end-of-generation tokens.
+    """
+
+    max_length: int = 128
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 64
+    stop: str | Sequence[str] = ()
+    seed: int | None = None
+    ignore_end: bool = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _RULES:
+            raise InvalidArgumentError(f"GenerationConfig has no field {name!r}; it has {', '.join(_RULES)}")
+        if name == "stop":
+            value = (value,) if isinstance(value, str) else tuple(value)
+        elif hasattr(value, "item") and not isinstance(value, (int, float)):
+            value = value.item()  # a NumPy scalar
+        fits, expected = _RULES[name]
+        if not fits(value):
+            raise InvalidArgumentError(f"GenerationConfig.{name} is {value!r}, expected {expected}")
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def merge(cls, config: GenerationConfig | None, overrides: dict[str, Any]) -> GenerationConfig:
+        """A copy of `config` (or the defaults) with `overrides` set; unknown names raise."""
+        result = dataclasses.replace(config) if config is not None else cls()
+        for name, value in overrides.items():
+            setattr(result, name, value)
+        return result

@@ -1,0 +1,81 @@
+"""How well a model predicts a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hyperion.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from hyperion.generation.model import Model
+
+__all__ = ["perplexity"]
+
+
+def perplexity(
+    model: Model,
+    text: str | Sequence[int],
+    *,
+    window: int | None = None,
+    segments: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> float:
+    """Perplexity of a text: exp of the mean negative log-likelihood.
+
+    The text is tokenized once and cut into segments of `window` tokens that do not overlap; each begins with the model's
+    begin-of-text token where it has one (which counts as one of them), and every token after the first is scored.
+
+    Parameters
+    ----------
+    model : Model
+    text : str or sequence of int
+        Token ids are taken without special tokens.
+    window : int, optional
+        Tokens in a segment; defaults to the smaller of 512 and the model's context.
+    segments : int, optional
+        Score this many segments at most.
+    progress : callable, optional
+        Called with (segments done, segments in all).
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the text has fewer than two tokens, or the window does not fit the context.
+    """
+    window = min(512, model.context_length) if window is None else window
+    if not 2 <= window <= model.context_length:
+        raise InvalidArgumentError(f"a window of {window} tokens: expected 2 to the context's {model.context_length}")
+    ids = model.tokenizer.encode(text, add_special=False) if isinstance(text, str) else [int(t) for t in text]
+    begin = [model.tokenizer.bos_id] if model.tokenizer.add_bos and model.tokenizer.bos_id is not None else []
+    step = window - len(begin)
+    parts = [begin + ids[i : i + step] for i in range(0, len(ids), step)]
+    parts = [p for p in parts if len(p) >= 2][:segments]
+    if not parts:
+        raise InvalidArgumentError("a text of at least two tokens is needed to measure perplexity")
+    loss, count = 0.0, 0
+    for done, part in enumerate(parts, 1):
+        loss += _negative_log_likelihood(model, part)
+        count += len(part) - 1
+        if progress is not None:
+            progress(done, len(parts))
+    return float(np.exp(loss / count))
+
+
+def _negative_log_likelihood(model: Model, ids: list[int]) -> float:
+    """Of every token after the first, a few rows of logits at a time."""
+    total, step = 0.0, model.plan.logits_rows
+    with model.session() as session:
+        for start in range(0, len(ids) - 1, step):
+            part = ids[start : min(start + step, len(ids) - 1)]
+            logits = model.forward([(session, part)], logits="all")[0].astype(np.float64)
+            top = logits.max(axis=1)
+            targets = logits[np.arange(len(part)), ids[start + 1 : start + 1 + len(part)]]
+            total += float((top + np.log(np.exp(logits - top[:, None]).sum(axis=1)) - targets).sum())
+    return total

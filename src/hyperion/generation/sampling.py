@@ -1,0 +1,78 @@
+"""From logits to the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hyperion.generation.config import GenerationConfig
+
+__all__ = ["Sampler"]
+
+
+class Sampler:
+    """Draws tokens as a :class:`GenerationConfig` says.
+
+    The order is: repetition penalty, temperature, top_k, top_p, min_p. Arithmetic is float64 and the generator PCG64, so
+    a seed and the same logits give the same tokens everywhere.
+    """
+
+    def __init__(self, config: GenerationConfig) -> None:
+        self.config = config
+        self.random = np.random.Generator(np.random.PCG64(config.seed))
+
+    def __call__(self, logits: np.ndarray, seen: Sequence[int]) -> tuple[int, float]:
+        """The next token and the natural logarithm of its probability under the model.
+
+        Parameters
+        ----------
+        logits : ndarray
+            float32 [vocab_size], left unchanged.
+        seen : sequence of int
+            The tokens so far, prompt included.
+        """
+        c = self.config
+        adjusted = self._penalise(logits, seen)
+        token = int(np.argmax(adjusted)) if c.temperature == 0 else self._draw(adjusted)
+        return token, log_probability(logits, token)
+
+    def _penalise(self, logits: np.ndarray, seen: Sequence[int]) -> np.ndarray:
+        c = self.config
+        if c.repetition_penalty == 1.0 or not len(seen):
+            return logits
+        window = seen if c.repetition_window == 0 else seen[-c.repetition_window :]
+        ids = np.unique(np.asarray(window, dtype=np.int64))
+        adjusted = logits.copy()
+        values = adjusted[ids]
+        adjusted[ids] = np.where(values > 0, values / c.repetition_penalty, values * c.repetition_penalty)
+        return adjusted
+
+    def _draw(self, logits: np.ndarray) -> int:
+        c = self.config
+        n = logits.shape[0]
+        if 0 < c.top_k < n:
+            ids = np.argpartition(-logits, c.top_k - 1)[: c.top_k]
+        else:
+            ids = np.arange(n)
+        # most likely first; equal logits in order of token, so that the draw depends on nothing else
+        ids = ids[np.lexsort((ids, -logits[ids]))]
+        scaled = logits[ids].astype(np.float64)
+        scaled = (scaled - scaled[0]) / c.temperature
+        weights = np.exp(scaled)
+        keep = len(ids)
+        if c.top_p < 1.0:
+            total = np.cumsum(weights)
+            keep = int(np.searchsorted(total, c.top_p * total[-1])) + 1
+        if c.min_p > 0.0:
+            keep = min(keep, int(np.count_nonzero(weights >= c.min_p)))
+        total = np.cumsum(weights[: max(keep, 1)])
+        pick = int(np.searchsorted(total, self.random.random() * total[-1], side="right"))
+        return int(ids[min(pick, len(total) - 1)])
+
+
+def log_probability(logits: np.ndarray, token: int) -> float:
+    """log softmax(logits)[token], in float64."""
+    x = logits.astype(np.float64)
+    top = x.max()
+    return float(x[token] - top - np.log(np.exp(x - top).sum()))

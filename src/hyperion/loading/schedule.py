@@ -1,0 +1,61 @@
+"""The order in which a forward pass takes streamed weights, cut into pieces and chunks for the ring."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from hyperion._kernels.stream import File, piece_buffer_bytes
+
+__all__ = ["RingSchedule"]
+
+PANEL = 16
+
+
+class MatrixLike(Protocol):
+    """What a schedule needs to know of a matrix."""
+
+    type: int
+    rows: int
+    cols: int
+    panel_bytes: int
+
+    @property
+    def panels(self) -> int: ...
+
+
+class RingSchedule:
+    """Collects the streamed rows of matrices in execution order.
+
+    A piece is a run of panels of one matrix that fits a slot; pieces that follow each other share a slot while they fit.
+    """
+
+    def __init__(self, slot_bytes: int) -> None:
+        self.slot_bytes = slot_bytes
+        self.pieces: list[tuple[Any, ...]] = []
+        self._chunk = 0
+        self._at = 0
+
+    def add(self, name: str, file: File, offset: int, m: MatrixLike, pinned: int) -> tuple[int, list[tuple[int, int]]]:
+        """Schedule the panels from `pinned` on of a matrix whose first row stands at `offset` in its file.
+
+        Returns
+        -------
+        (first, pieces)
+            Number of the first piece, and (row, rows) of each.
+        """
+        first, rows = len(self.pieces), []
+        row_bytes = m.panel_bytes // PANEL
+        most = (self.slot_bytes - piece_buffer_bytes(m.type, PANEL, m.cols)) // m.panel_bytes + 1
+        panel = pinned
+        while panel < m.panels:
+            n = min(most, m.panels - panel)
+            start, count = panel * PANEL, min((panel + n) * PANEL, m.rows) - panel * PANEL
+            need = piece_buffer_bytes(m.type, count, m.cols)
+            if self._at and self._at + need > self.slot_bytes:
+                self._chunk, self._at = self._chunk + 1, 0
+            where = offset + start * row_bytes
+            self.pieces.append((name, file, where, m.type, count, m.cols, False, self._chunk, self._at))
+            self._at += need
+            rows.append((start, count))
+            panel += n
+        return first, rows

@@ -1,0 +1,378 @@
+"""The engine: an open model that evaluates tokens within its memory plan."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from hyperion import cpu
+from hyperion._kernels.nn import Runtime, Shape, head_scratch_bytes
+from hyperion._kernels.threads import Team
+from hyperion.errors import InvalidArgumentError, HyperionRuntimeError
+from hyperion.formats import open_container
+from hyperion.memory import MemoryBudget, MemoryStats, Reservation, allocate, available_memory, parse_size, process_budget
+from hyperion.models.architectures import describe_model
+from hyperion.models.config import ModelConfig, rope_frequencies
+from hyperion.models.session import Session
+from hyperion.models.weights import ModelWeights, layer_sizes
+from hyperion.scheduling.plan import MemoryPlan, ModelSizes, make_plan
+from hyperion.tokenizer import Tokenizer
+
+__all__ = ["Transformer"]
+
+DEFAULT_CONTEXT = 4096
+RUNTIME_BYTES = 12_000_000
+"""Code and objects that opening the first model brings in: the tokenizer library, the reader's and the team's stacks."""
+
+Work = Sequence[tuple[Session, Sequence[int]]]
+
+
+class Transformer:
+    """An open model. Users make one with :func:`hyperion.load_model`, which returns the subclass that also writes text.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    plan : MemoryPlan
+        What is pinned, streamed and reserved.
+    budget : MemoryBudget
+        The model's ledger.
+    tokenizer : Tokenizer
+    context_length : int
+        Positions that a session can hold.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        memory_budget: int | str | None = None,
+        threads: int | None = None,
+        context_length: int | None = None,
+        kv_type: str = "f16",
+        io: str = "auto",
+        simd: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._closed = False
+        self._lock = threading.Lock()
+        self._sessions: set[Session] = set()
+        self._weights: ModelWeights | None = None
+        self._buffers: list[Any] = []
+        self._reserved: dict[str, Reservation] = {}
+        self._kv_reservation: Reservation | None = None
+        self.path = os.fspath(path)
+        self.threads = _thread_count(threads)
+        self._io, self._kv_type = io, kv_type
+        limit = available_memory() if memory_budget is None else parse_size(memory_budget)
+        self.container = open_container(path)
+        self.budget = MemoryBudget(limit, parent=process_budget(), name=os.path.basename(self.path.rstrip(os.sep)))
+        try:
+            self.config, self._tensors = describe_model(self.container)
+            self.context_length = _context(context_length, self.config)
+            self.shape = _shape(self.config, kv_type)
+            self.team = Team(self.threads)
+            self.runtime = Runtime(self.team, simd)
+            self.tokenizer: Tokenizer
+            self._open(limit, progress)
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- opening -------------------------------------------------------------------------------------------------
+
+    def _open(self, limit: int, progress: Callable[[int, int], None] | None) -> None:
+        layers = layer_sizes(self.config, self._tensors)
+        tokenizer_bytes = Tokenizer.estimate_memory(self.container.metadata)
+        vectors = sum(n for i in range(self.config.layers) for _, n in self.config.vectors(i).values()) + self.config.dim
+        self._sizes = ModelSizes(
+            layers=layers,
+            fixed={"norms and biases": vectors * 4, "tokenizer": tokenizer_bytes, "runtime": RUNTIME_BYTES},
+            embedding=0 if self.config.tied else self._tensors[self.config.embedding[0]].nbytes,
+            kv=lambda n: self.config.layers * self.shape.kv_bytes(n),
+            scratch=self._pass_bytes,
+            logits=lambda n: n * self.config.vocab_size * 4 + head_scratch_bytes(self.config.dim, n),
+        )
+        self.plan: MemoryPlan = make_plan(self._sizes, limit, self.context_length)
+        self._reserved = self.budget.reserve_all(self._sizes.fixed)
+        self.tokenizer = Tokenizer.from_metadata(self.container.metadata)
+        self._scratch = self._allocate("activations", self._pass_bytes(self.plan.chunk))
+        self._logits = self._allocate("logits", self._sizes.logits(self.plan.logits_rows))
+        self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
+        self._weights = ModelWeights(
+            self.container, self._tensors, self.config, self.shape, layers, self.plan, self.budget, self._io, progress
+        )
+        self.runtime.set_source(self._weights.ring)
+        self._frequencies = rope_frequencies(self.config, self._weights.rope_factors)
+
+    def _allocate(self, owner: str, nbytes: int) -> Any:
+        buffer = allocate(self.budget, owner, nbytes)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _pass_bytes(self, tokens: int) -> int:
+        """Hidden state and scratch of one pass of this many tokens."""
+        return _round64(tokens * self.config.dim * 4) + self.shape.scratch_bytes(tokens, self.threads)
+
+    # ---- sessions ------------------------------------------------------------------------------------------------
+
+    def session(self) -> Session:
+        """A new, empty sequence.
+
+        The plan holds memory for one; a further one reserves its own cache.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If the budget does not hold another cache.
+        """
+        self._check_open()
+        with self._lock:
+            nbytes = self._sizes.kv(self.context_length)
+            first, self._kv_reservation = self._kv_reservation, None
+            if first is not None:
+                first.release()
+            try:
+                buffer = allocate(self.budget, "kv cache", nbytes, huge=False)
+            except BaseException:
+                if first is not None:
+                    self._kv_reservation = self.budget.reserve("kv cache", nbytes)
+                raise
+            session = Session(self, buffer)
+            self._sessions.add(session)
+            return session
+
+    def release_session(self, session: Session, buffer: Any) -> None:
+        """Give a closed session's cache back; the model keeps room for one."""
+        with self._lock:
+            self._sessions.discard(session)
+            buffer.close()
+            if not self._closed and not self._sessions and self._kv_reservation is None:
+                self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
+
+    # ---- evaluation ----------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        work: Work,
+        *,
+        logits: Literal["last", "all"] = "last",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Evaluate tokens of one or more sessions together.
+
+        Parameters
+        ----------
+        work : sequence of (Session, tokens)
+            Each session once, with at least one token.
+        logits : {"last", "all"}
+            Logits of each session's last token, or of all its tokens.
+        progress : callable, optional
+            Called with (tokens done, tokens in all) after every pass.
+
+        Returns
+        -------
+        list of ndarray
+            For each session float32 [1 or n_tokens, vocab_size].
+
+        Notes
+        -----
+        A token's logits depend on that token and its own session's history alone, not on how the work is cut into passes.
+        If a pass fails or is interrupted, the sessions keep the tokens of the passes that were finished.
+        """
+        self._check_open()
+        queue = [(session, self._check_tokens(session, tokens)) for session, tokens in work]
+        if len({id(s) for s, _ in queue}) != len(queue):
+            raise InvalidArgumentError("a session may take part in a pass once")
+        keep = [len(ids) if logits == "all" else 1 for _, ids in queue]
+        results = [np.empty((n, self.config.vocab_size), np.float32) for n in keep]
+        total = sum(len(ids) for _, ids in queue)
+        done = 0
+        with self._lock:
+            while queue_left := [(i, s, ids) for i, (s, ids) in enumerate(queue) if len(ids)]:
+                batch = _cut(queue_left, self.plan.logits_rows if logits == "all" else self.plan.chunk)
+                self._pass(batch, logits, queue, results)
+                for i, session, ids in batch:
+                    session.tokens.extend(ids.tolist())
+                    queue[i] = (session, queue[i][1][len(ids) :])
+                    done += len(ids)
+                if progress is not None:
+                    progress(done, total)
+        return results
+
+    def _check_tokens(self, session: Session, tokens: Sequence[int]) -> np.ndarray:
+        if session.model is not self:
+            raise InvalidArgumentError("the session belongs to another model")
+        try:
+            ids = np.asarray(tokens, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidArgumentError(f"tokens are integers, not {tokens!r:.60}") from None
+        if ids.ndim != 1 or ids.size == 0:
+            raise InvalidArgumentError(f"expected one or more token ids in one dimension, got shape {ids.shape}")
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            bad = int(ids[(ids < 0) | (ids >= self.config.vocab_size)][0])
+            raise InvalidArgumentError(f"token id {bad} is outside of the vocabulary of {self.config.vocab_size}")
+        if len(session) + ids.size > self.context_length:
+            raise InvalidArgumentError(
+                f"{len(session)} tokens and {ids.size} more do not fit the context of {self.context_length}; "
+                f"open the model with a larger context_length (the model allows {self.config.context_length})"
+            )
+        return ids
+
+    def _pass(self, batch: list[Any], logits: str, queue: list[Any], results: list[np.ndarray]) -> None:
+        """One pass over all layers for a cut of the work; the lock is held."""
+        weights = self._weights
+        assert weights is not None
+        ids = np.concatenate([part for _, _, part in batch])
+        m = len(ids)
+        lengths = [len(part) for _, _, part in batch]
+        positions = np.concatenate([np.arange(len(s), len(s) + n, dtype=np.int64) for (_, s, _), n in zip(batch, lengths, strict=True)])
+        sequences = np.repeat(np.arange(len(batch), dtype=np.int32), lengths)
+        caches = [session.cache for _, session, _ in batch]
+        x, scratch = self._workspace(m)
+        weights.embed(ids, x)
+        rotation = self._rotation(positions)
+        try:
+            for layer, block in enumerate(weights.blocks):
+                self.runtime.block_forward(self.shape, block, layer, caches, positions, sequences, rotation, x, scratch)
+            self._head(batch, lengths, logits, queue, results, x)
+        except BaseException:
+            if weights.ring is not None:  # the pass did not finish: the stream starts anew
+                weights.ring.restart()
+            raise
+
+    def _head(self, batch: list[Any], lengths: list[int], logits: str, queue: list[Any], results: list[np.ndarray], x: np.ndarray) -> None:
+        """Final norm and output matrix for the rows whose logits are wanted (one of them at least: the stream goes on)."""
+        weights = self._weights
+        assert weights is not None
+        ends = np.cumsum(lengths)
+        if logits == "all":
+            rows = np.arange(ends[-1], dtype=np.int64)
+            places = [
+                (i, len(results[i]) - len(queue[i][1]) + j) for (i, _, _), n in zip(batch, lengths, strict=True) for j in range(n)
+            ]
+        else:
+            last = [(i, int(e) - 1) for (i, _, part), e in zip(batch, ends, strict=True) if len(part) == len(queue[i][1])]
+            rows = np.array([row for _, row in last] or [ends[-1] - 1], dtype=np.int64)
+            places = [(i, 0) for i, _ in last]
+        out, scratch = self._logits_workspace(len(rows))
+        self.runtime.head_forward(weights.output_norm, self.config.norm_eps, weights.output, x, rows, out, scratch)
+        for row, (i, j) in enumerate(places):
+            results[i][j] = out[row]
+
+    def _workspace(self, m: int) -> tuple[np.ndarray, np.ndarray]:
+        nbytes = m * self.config.dim * 4
+        view = np.frombuffer(self._scratch, np.uint8)
+        return view[:nbytes].view(np.float32).reshape(m, -1), view[_round64(nbytes) :]
+
+    def _logits_workspace(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        if n > self.plan.logits_rows:
+            raise HyperionRuntimeError(f"{n} rows of logits are wanted of a buffer of {self.plan.logits_rows}")
+        nbytes = n * self.config.vocab_size * 4
+        view = np.frombuffer(self._logits, np.uint8)
+        return view[:nbytes].view(np.float32).reshape(n, -1), view[_round64(nbytes) :]
+
+    def _rotation(self, positions: np.ndarray) -> np.ndarray:
+        angles = positions[:, None].astype(np.float64) * self._frequencies
+        return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    # ---- the rest ------------------------------------------------------------------------------------------------
+
+    @property
+    def memory_stats(self) -> MemoryStats:
+        """Bytes reserved now and at most, by owner."""
+        return self.budget.stats()
+
+    def describe(self) -> dict[str, Any]:
+        """What really runs: instruction set, threads, reader, types, sizes."""
+        self._check_open()
+        types: dict[str, int] = {}
+        for info in self._tensors.values():
+            types[info.type_name] = types.get(info.type_name, 0) + info.nbytes
+        ring = self._weights.ring if self._weights is not None else None
+        return {
+            "path": self.path,
+            "architecture": self.config.architecture,
+            "simd": self.runtime.level_name,
+            "threads": self.threads,
+            "context_length": self.context_length,
+            "kv_type": self._kv_type,
+            "io": self._io if ring is not None else "none: everything is pinned",
+            "tensor_bytes": types,
+            "prompt_chunk": self.plan.chunk,
+            "pinned_bytes": self.plan.pinned_bytes,
+            "streamed_bytes": self.plan.streamed_bytes,
+        }
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise HyperionRuntimeError("the model is closed")
+
+    def close(self) -> None:
+        """Give everything back; closing twice is allowed. Sessions of the model are closed with it."""
+        if self._closed:
+            return
+        for session in list(self._sessions):
+            session.close()
+        with self._lock:
+            self._closed = True
+            if self._weights is not None:
+                self._weights.close()
+                self._weights = None
+            for buffer in self._buffers:
+                buffer.close()
+            self._buffers = []
+            for reservation in self._reserved.values():
+                reservation.release()
+            if self._kv_reservation is not None:
+                self._kv_reservation.release()
+            self.container.close()
+            self.budget.close()
+
+    def __enter__(self) -> Transformer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _cut(queue: list[Any], most: int) -> list[Any]:
+    """As much of the work as one pass takes, in order."""
+    batch = []
+    for i, session, ids in queue:
+        part = ids[: most - sum(len(p) for _, _, p in batch)]
+        if len(part):
+            batch.append((i, session, part))
+    return batch
+
+
+def _thread_count(threads: int | None) -> int:
+    if threads is None:
+        return cpu.default_threads()
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
+        raise InvalidArgumentError(f"threads is {threads!r}, expected an integer from 1 to 1024")
+    return threads
+
+
+def _context(wanted: int | None, config: ModelConfig) -> int:
+    if wanted is None:
+        return min(config.context_length, DEFAULT_CONTEXT)
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= config.context_length:
+        raise InvalidArgumentError(f"context_length is {wanted!r}, expected an integer from 1 to the model's {config.context_length}")
+    return wanted
+
+
+def _shape(config: ModelConfig, kv_type: str) -> Shape:
+    return Shape(
+        dim=config.dim, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, ffn_dim=config.ffn_dim,
+        rot=config.rot, interleaved=config.interleaved, gelu=config.gelu, eps=config.norm_eps, scale=config.scale,
+        kv_type=kv_type,
+    )  # fmt: skip
+
+
+def _round64(n: int) -> int:
+    return (n + 63) // 64 * 64

@@ -1,0 +1,252 @@
+"""The weights of an open model: pinned panels in owned memory, the rest through the ring."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from hyperion._kernels import quant
+from hyperion._kernels.nn import Block, Matrix, Shape
+from hyperion._kernels.pool import PageBuffer
+from hyperion._kernels.stream import File, Ring, read_rows
+from hyperion.errors import FormatError, HyperionIOError, UnsupportedError
+from hyperion.formats import Container, TensorInfo
+from hyperion.loading.schedule import RingSchedule
+from hyperion.memory import MemoryBudget, allocate
+from hyperion.models.config import ModelConfig
+from hyperion.scheduling.plan import PANEL, LayerSize, MatrixSize, MemoryPlan
+
+__all__ = ["ModelWeights", "layer_sizes"]
+
+TYPES = {t.id: t for t in quant.TYPES.values()}
+FLOAT_TYPES = {TYPES[0].id, TYPES[1].id, TYPES[30].id}
+
+READ_BYTES = 4 << 20
+"""A weight is pinned in reads of about this size, so that reading and packing overlap."""
+
+Progress = Callable[[int, int], None]
+
+
+def layer_sizes(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> list[LayerSize]:
+    """Sizes of the blocks in order, and of the output head last."""
+    layers = []
+    for i in range(config.layers):
+        parts = config.matrices(i).items()
+        layers.append(LayerSize(f"layer {i}", tuple(_matrix_size(role, tensors[name], r, c) for role, (name, r, c) in parts)))
+    name, rows, cols = config.output
+    layers.append(LayerSize("output head", (_matrix_size("output", tensors[name], rows, cols),)))
+    return layers
+
+
+def _matrix_size(role: str, info: TensorInfo, rows: int, cols: int) -> MatrixSize:
+    if info.type not in TYPES:
+        known = ", ".join(quant.TYPES)
+        raise UnsupportedError(f"tensor {info.name!r} has type {info.type_name}; supported: {known}", tensor=info.name)
+    return MatrixSize(role, info.type, rows, cols, TYPES[info.type].panel_bytes(cols))
+
+
+@dataclasses.dataclass
+class _Pinned:
+    """The pinned panels of one layer, back to back in execution order."""
+
+    buffer: PageBuffer | None
+    panels: tuple[int, ...]
+
+    @property
+    def view(self) -> np.ndarray | None:
+        """The bytes; a view keeps the pages alive."""
+        return None if self.buffer is None else _view(self.buffer)
+
+
+def _view(buffer: PageBuffer) -> np.ndarray:
+    return np.frombuffer(buffer, np.uint8)
+
+
+class ModelWeights:
+    """Blocks and output head as the engine runs them.
+
+    Parameters
+    ----------
+    container, tensors, config
+        The open file, its tensors under canonical names, and the model's configuration.
+    shape : Shape
+        The blocks' shape.
+    plan : MemoryPlan
+        How many panels of every matrix are pinned.
+    budget : MemoryBudget
+        The model's ledger; every buffer is reserved there.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        tensors: Mapping[str, TensorInfo],
+        config: ModelConfig,
+        shape: Shape,
+        sizes: Sequence[LayerSize],
+        plan: MemoryPlan,
+        budget: MemoryBudget,
+        io: str = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        self.container, self.tensors, self.config = container, tensors, config
+        self.shape, self.sizes, self.budget, self.io = shape, sizes, budget, io
+        self.files = {path: File(path, direct=io in ("auto", "direct")) for path in {t.path for t in tensors.values()}}
+        self._check_sizes()
+        self.pinned: list[_Pinned] = []
+        self.embedding: quant.PackedMatrix | None = None
+        self._embedding_buffer: Any = None
+        self.ring: Ring | None = None
+        self._ring_buffer: Any = None
+        self.vectors = [self._layer_vectors(i) for i in range(config.layers)]
+        self.output_norm = self._vector("output_norm.weight", config.dim)
+        factors = tensors.get("rope_freqs.weight") if config.rope_factors else None
+        self.rope_factors = None if factors is None else self._floats(factors)
+        try:
+            self._pin(plan, progress)
+            self._build(plan)
+        except BaseException:
+            self.close()
+            raise
+
+    # ---- small tensors -------------------------------------------------------------------------------------------
+
+    def _check_sizes(self) -> None:
+        """A container's offsets were checked against the file's size when it was opened: it must still be that file."""
+        for path, file in self.files.items():
+            needed = max(t.offset + t.nbytes for t in self.tensors.values() if t.path == path)
+            if file.size < needed:
+                raise HyperionIOError(f"{path}: {file.size} bytes, expected at least {needed}; the file was truncated", path=path)
+
+    def _floats(self, info: TensorInfo) -> np.ndarray:
+        values = quant.dequantize(info.type, self.container.read(info), 1, int(np.prod(info.shape)))
+        return np.ascontiguousarray(values.reshape(-1), dtype=np.float32)
+
+    def _vector(self, name: str, length: int) -> np.ndarray:
+        info = self.tensors[name]
+        if info.type not in FLOAT_TYPES:
+            raise UnsupportedError(f"tensor {name!r} has type {info.type_name}, expected a float type", tensor=name)
+        values = self._floats(info)
+        if values.shape != (length,):
+            raise FormatError(f"tensor {name!r} has {values.shape} values, expected {length}", tensor=name)
+        return values
+
+    def _layer_vectors(self, layer: int) -> dict[str, np.ndarray]:
+        return {role: self._vector(name, n) for role, (name, n) in self.config.vectors(layer).items()}
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of norms and biases, which are always in memory."""
+        return self.output_norm.nbytes + sum(v.nbytes for layer in self.vectors for v in layer.values())
+
+    def _names(self, layer: int) -> list[str]:
+        if layer == self.config.layers:
+            return [self.config.output[0]]
+        return [name for name, _, _ in self.config.matrices(layer).values()]
+
+    # ---- pinning -------------------------------------------------------------------------------------------------
+
+    def _pin(self, plan: MemoryPlan, progress: Progress | None) -> None:
+        """Read every pinned panel, several reads at once, straight into its place."""
+        jobs: list[tuple[TensorInfo, MatrixSize, int, int, Any, int]] = []
+        for layer, panels in enumerate(plan.pinned):
+            matrices = self.sizes[layer].matrices
+            nbytes = sum(n * m.panel_bytes for n, m in zip(panels, matrices, strict=True))
+            pinned = _Pinned(allocate(self.budget, "weights", nbytes) if nbytes else None, panels)
+            self.pinned.append(pinned)
+            at = 0
+            for name, m, n in zip(self._names(layer), matrices, panels, strict=True):
+                jobs += self._reads(self.tensors[name], m, 0, n, pinned.view, at)
+                at += n * m.panel_bytes
+        name, rows, cols = self.config.embedding
+        if plan.embedding_pinned and not self.config.tied:
+            m = _matrix_size("embedding", self.tensors[name], rows, cols)
+            self._embedding_buffer = allocate(self.budget, "embedding", m.nbytes)
+            jobs += self._reads(self.tensors[name], m, 0, m.panels, _view(self._embedding_buffer), 0)
+        self._run(jobs, progress)
+        if plan.embedding_pinned:
+            source = self.pinned[-1].view if self.config.tied else _view(self._embedding_buffer)
+            self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, source)
+
+    def _reads(self, info: TensorInfo, m: MatrixSize, first: int, last: int, view: Any, at: int) -> list[Any]:
+        """Jobs that read panels [first, last) of a matrix to `at` in a buffer."""
+        step = max(1, READ_BYTES // m.panel_bytes)
+        starts = range(first, last, step)
+        return [(info, m, p, min(p + step, last), view, at + (p - first) * m.panel_bytes) for p in starts]
+
+    def _run(self, jobs: list[Any], progress: Progress | None) -> None:
+        total = sum((b - a) * m.panel_bytes for _, m, a, b, _, _ in jobs)
+        done = 0
+        pool = ThreadPoolExecutor(2, thread_name_prefix="hyperion-load")
+        try:
+            for nbytes in pool.map(self._read, jobs):
+                done += nbytes
+                if progress is not None:
+                    progress(done, total)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, job: Any) -> int:
+        info, m, first, last, view, at = job
+        nbytes = (last - first) * m.panel_bytes
+        rows = min(last * PANEL, m.rows) - first * PANEL
+        file = self.files[info.path]
+        row_bytes = m.panel_bytes // PANEL
+        offset = info.offset + first * PANEL * row_bytes
+        read_rows(file, m.type, offset, rows, m.cols, view[at : at + nbytes], what=f"tensor {info.name!r}")
+        return nbytes
+
+    # ---- what the engine runs --------------------------------------------------------------------------------------
+
+    def _build(self, plan: MemoryPlan) -> None:
+        """Matrices over the pinned panels, and the ring's schedule for the others."""
+        schedule = RingSchedule(plan.slot_bytes)
+        layers: list[dict[str, Matrix]] = []
+        for layer, pinned in enumerate(self.pinned):
+            at = 0
+            matrices = {}
+            for name, m, n in zip(self._names(layer), self.sizes[layer].matrices, pinned.panels, strict=True):
+                info = self.tensors[name]
+                rows = min(n * PANEL, m.rows)
+                first, pieces = schedule.add(f"{self.sizes[layer].name}, tensor {name!r}", self.files[info.path], info.offset, m, n)
+                matrices[m.role] = Matrix(m.type, m.rows, m.cols, pinned.view, at if n else 0, rows, first, pieces)
+                at += n * m.panel_bytes
+            layers.append(matrices)
+        if schedule.pieces:
+            self._ring_buffer = allocate(self.budget, "stream ring", plan.slots * plan.slot_bytes)
+            self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, plan.slots - 1, self.io)
+        self.output = layers.pop()["output"]
+        self.blocks = [Block(self.shape, m, v) for m, v in zip(layers, self.vectors, strict=True)]
+
+    def embed(self, tokens: np.ndarray, out: np.ndarray) -> None:
+        """Rows of the embedding as float32, out[i] = E[tokens[i]]."""
+        if self.embedding is not None:
+            self.embedding.dequantize_rows(tokens, out=out)
+            return
+        name, _, cols = self.config.embedding
+        info = self.tensors[name]
+        row = info.nbytes // info.shape[0]
+        raw = np.empty((len(tokens), row), np.uint8)
+        for i, token in enumerate(tokens):
+            self.container.read_into(info, raw[i], int(token) * row, row)
+        out[:] = quant.dequantize(info.type, raw.reshape(-1), len(tokens), cols)
+
+    def close(self) -> None:
+        """Stop reading and give every byte back."""
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
+        self.blocks, self.output, self.embedding = [], None, None
+        for pinned in self.pinned:
+            if pinned.buffer is not None:
+                pinned.buffer.close()
+        self.pinned = []
+        for buffer in (self._embedding_buffer, self._ring_buffer):
+            if buffer is not None:
+                buffer.close()
+        self._embedding_buffer = self._ring_buffer = None
+        self.files = {}
