@@ -24,11 +24,22 @@ from setuptools.errors import CompileError
 
 KERNELS = Path("src/hyperion/_kernels")
 C = KERNELS / "c"
-if sys.platform == "darwin":  # a universal2 Python would compile for both processors, and neither knows the other's flags
+if (
+    sys.platform == "darwin"
+):  # a universal2 Python would compile for both processors, and neither knows the other's flags
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 ALSO = {"nn": ["matmul"], "stream": ["quant"]}
 
-GNU = ["-O3", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
+GNU = [
+    "-O3",
+    "-g0",
+    "-std=gnu11",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+]
 MSVC = ["/O2", "/std:c11", "/fp:precise"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
@@ -65,7 +76,10 @@ def isa_sources(isa):
 def isa_libraries():
     headers = [str(p) for p in sorted(C.rglob("*.h"))]
     return [
-        (f"hyp_{isa}", {"isa": isa, "sources": isa_sources(isa), "obj_deps": {"": headers}, "include_dirs": [str(C)]})
+        (
+            f"hyp_{isa}",
+            {"isa": isa, "sources": isa_sources(isa), "obj_deps": {"": headers}, "include_dirs": [str(C)]},
+        )
         for isa in ISA
         if isa_sources(isa)
     ]
@@ -144,7 +158,12 @@ setup(
     ext_modules=cythonize(
         extensions(),
         include_path=["src"],
-        compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False, "freethreading_compatible": False},
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "freethreading_compatible": False,
+        },
     ),
     cmdclass={"build_clib": BuildClib, "build_ext": BuildExt},
 )

@@ -33,7 +33,9 @@ def test_levels_match_the_features():
     assert f["neon"] == (platform.machine().lower() in ("arm64", "aarch64"))
 
 
-@pytest.mark.skipif(platform.system() != "Linux" or platform.machine() != "x86_64", reason="reads Linux's list of flags")
+@pytest.mark.skipif(
+    platform.system() != "Linux" or platform.machine() != "x86_64", reason="reads Linux's list of flags"
+)
 def test_features_agree_with_the_operating_system():
     with open("/proc/cpuinfo", encoding="ascii") as file:
         flags = next(set(line.split(":")[1].split()) for line in file if line.startswith("flags"))

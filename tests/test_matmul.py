@@ -6,11 +6,11 @@ import platform
 
 import numpy as np
 import pytest
-from weights import FLOATS, QUANTIZED, random_raw, with_scales
 
 from hyperion import errors
 from hyperion._kernels import dispatch, matmul, quant, reference
 from hyperion._kernels.threads import Team
+from weights import FLOATS, QUANTIZED, random_raw, with_scales
 
 ROWS = (1, 7, 16, 31, 33, 97)
 TOKENS = (1, 2, 3, 7, 15, 16, 17, 33)
@@ -25,8 +25,8 @@ def cols_of(kind):
 
 
 def bound(kind, cols, magnitude):
-    """A float32 sum in sequence errs by at most half an epsilon of the magnitude a term; each block adds one or two terms,
-    whose own factors are rounded up to four times."""
+    """A float32 sum in sequence errs by at most half an epsilon of the magnitude a term; a block adds one or two
+    terms, whose own factors are rounded up to four times."""
     terms = cols if kind in FLOATS else 2 * cols // 32
     return (terms + 4) * 2.0**-24 * magnitude + 1e-37
 
@@ -38,7 +38,8 @@ def check(kind, raw, rows, cols, x, got):
 
 
 def same(a, b):
-    return a.shape == b.shape and np.array_equal(np.ascontiguousarray(a).view(np.uint32), np.ascontiguousarray(b).view(np.uint32))
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    return a.shape == b.shape and np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
 def activations(rng, m, k):
@@ -85,7 +86,7 @@ def test_a_tokens_bits_do_not_depend_on_the_batch_or_the_threads(kind, level):
 
 @pytest.mark.parametrize("kind", ["f32", "bf16", "q4_0", "q8_0", "q4_k", "q6_k"])
 def test_work_that_exceeds_the_caches_is_cut_without_a_trace(kind, level):
-    """Activations beyond half a megabyte are taken in slabs; 17 tokens past a slab must not leave one token alone."""
+    """Activations beyond half a megabyte are taken in slabs; a last token must not be left alone in one."""
     rng = np.random.default_rng(7)
     rows, cols, m = 83, 2048, 16 * 16 + 1
     raw = random_raw(rng, kind, rows, cols)
@@ -101,11 +102,11 @@ def test_work_that_exceeds_the_caches_is_cut_without_a_trace(kind, level):
 
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_extreme_codes_do_not_saturate(kind, level):
-    """Every code at an end of its range against activations at the ends of theirs: the largest integer sums there are."""
+    """Every code at an end of its range against activations at theirs: the largest integer sums there are."""
     t, rows, cols = quant.TYPES[kind], 16, 512
     n = rows * cols // t.block_len
-    patterns = [np.ones(cols), -np.ones(cols), np.where(np.arange(cols) % 2, 1, -1), np.where(np.arange(cols) % 4 < 2, 1, -1)]
-    x = np.array(patterns, np.float32)
+    k = np.arange(cols)
+    x = np.array([k**0, -(k**0), np.where(k % 2, 1, -1), np.where(k % 4 < 2, 1, -1)], np.float32)
     for byte in (0x00, 0x7F, 0x80, 0xFF, 0x0F, 0xF0):
         blocks = with_scales(kind, np.full((n, t.block_bytes), byte, np.uint8), np.full(n, 0.5))
         packed = quant.pack(kind, blocks, rows, cols)
@@ -253,7 +254,8 @@ def test_bad_arguments_are_refused(level):
     frozen = np.zeros((3, 2), np.float32)
     frozen.flags.writeable = False
     shared = np.zeros((6, 64), np.float32)
-    for out in (np.zeros((3, 3), np.float32), np.zeros((2, 2), np.float32), np.zeros((3, 2)), frozen, np.zeros((3, 4), np.float32)[:, ::2]):
+    gaps = np.zeros((3, 4), np.float32)[:, ::2]
+    for out in (np.zeros((3, 3), np.float32), np.zeros((2, 2), np.float32), np.zeros((3, 2)), frozen, gaps):
         with pytest.raises(bad):
             matmul.linear(packed, x, level, out=out)
     with pytest.raises(bad, match="shares memory"):

@@ -5,23 +5,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weights import QUANTIZED, random_raw, scales_at
 
 from hyperion import errors
 from hyperion._kernels import quant, reference
+from weights import QUANTIZED, random_raw, scales_at
 
 ROWS = (1, 7, 15, 16, 17, 33)
 
 
 def cols_of(kind):
     """Odd numbers of columns or blocks."""
-    return (1, 7, 31, 64, 97) if quant.TYPES[kind].block_len == 1 else [n * quant.TYPES[kind].block_len for n in (1, 2, 5)]
+    return (
+        (1, 7, 31, 64, 97)
+        if quant.TYPES[kind].block_len == 1
+        else [n * quant.TYPES[kind].block_len for n in (1, 2, 5)]
+    )
 
 
 def gguf_floats(kind, raw, rows, cols):
     if kind == "f32":
         return raw.view("<f4").reshape(rows, cols)
-    return gguf.quants.dequantize(raw.reshape(rows, -1), gguf.GGMLQuantizationType(quant.TYPES[kind].id)).reshape(rows, cols)
+    return gguf.quants.dequantize(
+        raw.reshape(rows, -1), gguf.GGMLQuantizationType(quant.TYPES[kind].id)
+    ).reshape(rows, cols)
 
 
 def bits(x):
@@ -64,7 +70,11 @@ def test_packing_loses_nothing_and_pads_with_zeros(kind):
             raw = rng.integers(0, 256, rows * t.row_bytes(cols), dtype=np.uint8)  # NaN scales and all
             out = np.full(t.packed_bytes(rows, cols), 0xA5, np.uint8)
             packed = quant.pack(kind, raw, rows, cols, out)
-            assert packed.owner is out and packed.shape == (rows, cols) and packed.nbytes == len(out) == len(packed.panels)
+            assert (
+                packed.owner is out
+                and packed.shape == (rows, cols)
+                and packed.nbytes == len(out) == len(packed.panels)
+            )
             assert np.array_equal(packed.unpack(), raw)
             # a panel is a permutation of its bytes, lane by lane: rows that are not there leave theirs zero
             whole = quant.pack(kind, np.concatenate([raw, raw[:0]]), rows, cols).panels
@@ -98,9 +108,9 @@ def test_a_panel_follows_the_documented_layout(kind):
 def _record(kind, rec):
     """The floats [16, block_len] of one record, by the formulas in panel.h."""
     take = iter_bytes(rec)
-    f16 = lambda: take(32).view("<f2").astype(np.float32)[:, None]  # noqa: E731
-    lanes = lambda n: take(64 * n).reshape(n, 16, 4)  # noqa: E731
-    in_order = lambda v: v.transpose(1, 0, 2).reshape(16, -1)  # noqa: E731  [vector][row][4] to [row][K]
+    f16 = lambda: take(32).view("<f2").astype(np.float32)[:, None]
+    lanes = lambda n: take(64 * n).reshape(n, 16, 4)
+    in_order = lambda v: v.transpose(1, 0, 2).reshape(16, -1)
     d = f16()
     m = f16() if len(scales_at(kind)) == 2 else None
     if kind in ("q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1"):
@@ -117,7 +127,11 @@ def _record(kind, rec):
     if kind == "q6_k":
         scale = take(256).reshape(16, 16).T.view(np.int8).astype(np.float32)
         low, high = lanes(32).reshape(2, 2, 8, 16, 4), lanes(16).reshape(2, 8, 16, 4)
-        q = [low[n, c % 2] >> (c // 2 * 4) & 15 | (high[n] >> (2 * c) & 3) << 4 for n in range(2) for c in range(4)]
+        q = [
+            low[n, c % 2] >> (c // 2 * 4) & 15 | (high[n] >> (2 * c) & 3) << 4
+            for n in range(2)
+            for c in range(4)
+        ]
         q = np.concatenate([in_order(g) for g in q], axis=1).astype(np.float32) - 32
         return (d * scale).repeat(16, axis=1) * q
     if kind == "q2_k":
@@ -134,11 +148,16 @@ def _record(kind, rec):
         return scale.repeat(16, axis=1) * q
     scale = [(lo[g] & 15) | (hi[g // 2] >> (g % 2 * 4) & 3) << 4 for g in range(8)]
     minimum = [(lo[g] >> 4) | (hi[g // 2] >> (g % 2 * 4 + 2) & 3) << 4 for g in range(8)]
-    scale, minimum = d * np.stack(scale, axis=1).astype(np.float32), m * np.stack(minimum, axis=1).astype(np.float32)
+    scale, minimum = (
+        d * np.stack(scale, axis=1).astype(np.float32),
+        m * np.stack(minimum, axis=1).astype(np.float32),
+    )
     top = lanes(8) if kind == "q5_k" else np.zeros((8, 16, 4), np.uint8)
     pairs = lanes(32).reshape(4, 8, 16, 4)
     q = [in_order(pairs[g // 2] >> (g % 2 * 4) & 15 | (top >> g & 1) << 4) for g in range(8)]
-    return scale.repeat(32, axis=1) * np.concatenate(q, axis=1).astype(np.float32) - minimum.repeat(32, axis=1)
+    return scale.repeat(32, axis=1) * np.concatenate(q, axis=1).astype(np.float32) - minimum.repeat(
+        32, axis=1
+    )
 
 
 def in_order_of_twos(q, in_order):
@@ -242,7 +261,12 @@ def test_bad_sizes_and_buffers_are_refused():
     for row in (1.0, "1", True):
         with pytest.raises(bad):
             panels.dequantize_row(row)
-    for out in (np.zeros((2, 63), np.float32), np.zeros((2, 64)), np.zeros((2, 128), np.float32)[:, ::2], [0.0]):
+    for out in (
+        np.zeros((2, 63), np.float32),
+        np.zeros((2, 64)),
+        np.zeros((2, 128), np.float32)[:, ::2],
+        [0.0],
+    ):
         with pytest.raises(bad, match="out must be"):
             panels.dequantize(out)
     assert panels.dequantize_rows([]).shape == (0, 64)

@@ -24,7 +24,7 @@ def with_scales(kind, blocks, values):
 
 
 def random_raw(rng, kind, rows, cols):
-    """Blocks of every bit pattern with scales of either sign around 0.01; float types are normally distributed."""
+    """Blocks of every bit pattern with scales of either sign around 0.01; floats normally distributed."""
     t = TYPES[kind]
     n = rows * cols // t.block_len
     if kind == "f32":

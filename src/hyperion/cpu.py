@@ -8,9 +8,34 @@ import struct
 import sys
 from pathlib import Path
 
-from ._kernels import system
+from ._kernels import dispatch, system
 
-__all__ = ["cache_sizes", "default_threads", "processor_name"]
+__all__ = ["cache_sizes", "default_simd_level", "default_threads", "processor_name", "simd_levels"]
+
+
+# ---- Kernels ---------------------------------------------------------------------------------------------------------
+
+
+def simd_levels() -> tuple[str, ...]:
+    """Return the levels of kernels that this build has and this processor runs, lowest first.
+
+    They are, where present: ``generic`` (portable C), ``avx2`` (with FMA and F16C), ``avxvnni``, ``avx512`` (F, BW, VL,
+    DQ, VNNI) and ``amx``. A level is present only where the operating system saves its registers.
+    """
+    return dispatch.levels()
+
+
+def default_simd_level() -> str:
+    """Return the level that runs unless a model asks for another: the highest one, or ``HYPERION_SIMD``'s.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the environment names no level.
+    UnsupportedError
+        If the environment names a level that is absent here.
+    """
+    return dispatch.default_level()
 
 
 # ---- Threads ---------------------------------------------------------------------------------------------------------

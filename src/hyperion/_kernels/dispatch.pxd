@@ -13,8 +13,8 @@ cdef extern from "common/table.h":
         HYP_KV_TYPES
         HYP_KV_TILE
 
-    ctypedef void (*hyp_mul_fn)(const unsigned char *w, size_t rows, size_t k, const void *act, size_t m, float *out,
-                                size_t ldo) noexcept nogil
+    ctypedef void (*hyp_mul_fn)(const unsigned char *w, size_t rows, size_t k, const void *act, size_t m,
+                                float *out, size_t ldo) noexcept nogil
     ctypedef void (*hyp_act_fn)(const float *x, size_t ldx, size_t m, size_t k, void *dst) noexcept nogil
 
     ctypedef struct hyp_attn_args:
@@ -29,8 +29,8 @@ cdef extern from "common/table.h":
         float *scratch
 
     ctypedef void (*hyp_attn_fn)(const hyp_attn_args *args) noexcept nogil
-    ctypedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, size_t pos, const float *k,
-                                     const float *v) noexcept nogil
+    ctypedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, size_t pos,
+                                     const float *k, const float *v) noexcept nogil
     size_t hyp_attn_scratch(size_t nq, size_t head_dim) noexcept nogil
     size_t hyp_k_tile_bytes(int kv, size_t head_dim) noexcept nogil
     size_t hyp_v_row_bytes(int kv, size_t head_dim) noexcept nogil

@@ -8,7 +8,7 @@ def levels() -> tuple[str, ...]:
     """Names of the levels that this build has and this processor can run, lowest first."""
 
 def default_level() -> str:
-    """The level that runs unless another is asked for: the highest present, or the one that the environment names.
+    """The level that runs unless another is asked for: the highest present, or what the environment names.
 
     Raises
     ------

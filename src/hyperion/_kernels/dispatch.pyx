@@ -13,7 +13,6 @@ cdef extern from "dispatch/dispatch.h":
 
     void hyp_detect(hyp_features *features) noexcept nogil
     const char *hyp_level_name(int level) noexcept nogil
-    int hyp_level_present(const hyp_features *features, int level) noexcept nogil
     int hyp_level_table(const hyp_features *features, int level, hyp_table *table) noexcept nogil
 
 cdef hyp_features _features
@@ -28,7 +27,7 @@ def _initialise():
     for level in range(HYP_LEVELS):
         name = hyp_level_name(level).decode()
         names.append(name)
-        _present[level] = hyp_level_present(&_features, level) and hyp_level_table(&_features, level, &_tables[level]) == 0
+        _present[level] = hyp_level_table(&_features, level, &_tables[level]) == 0
         if _present[level]:
             present.append(name)
     return tuple(names), tuple(present)
@@ -41,7 +40,7 @@ ENVIRONMENT = "HYPERION_SIMD"
 cdef const hyp_table *table(int level) except NULL:
     if level < 0 or level >= HYP_LEVELS or not _present[level]:
         name = LEVELS[level] if 0 <= level < HYP_LEVELS else level
-        raise UnsupportedError(f"the kernels' level {name!r} is not available here; present are {', '.join(_levels)}")
+        raise UnsupportedError(f"the level {name!r} is not available here; present are {', '.join(_levels)}")
     return &_tables[level]
 
 
@@ -66,7 +65,7 @@ def default_level():
     if name not in LEVELS:
         raise InvalidArgumentError(f"{ENVIRONMENT} is one of {', '.join(LEVELS)}, not {name!r}")
     if name not in _levels:
-        raise UnsupportedError(f"{ENVIRONMENT}={name}, which is not available here; present are {', '.join(_levels)}")
+        raise UnsupportedError(f"{ENVIRONMENT}={name} is not available; present are {', '.join(_levels)}")
     return name
 
 

@@ -15,7 +15,7 @@ def linear(
 ) -> NDArray[np.float32]:
     """``x @ W.T`` for packed weights W [rows, cols].
 
-    Quantized weights are multiplied with activations in int8, quantized by blocks of 32; float weights with x itself.
+    Quantized weights are multiplied with int8 activations, quantized by blocks of 32; float weights with x itself.
     Row t of the result depends on row t of `x` alone: the bits are the same in any batch and with any team.
 
     Parameters

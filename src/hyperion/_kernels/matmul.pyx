@@ -21,24 +21,27 @@ cdef extern from "matmul/linear.h" nogil:
     size_t hyp_act_bytes(int is_float, size_t m, size_t k)
     int hyp_act_pack(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, int type, const float *x,
                      size_t ldx, size_t m, size_t k, void *act)
-    int hyp_linear(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_product *products,
-                   size_t n, const void *act, size_t m)
+    int hyp_linear(const hyp_table *t, const hyp_threads_api *api, hyp_team *team,
+                   const hyp_product *products, size_t n, const void *act, size_t m)
 
 cdef enum:
     LINE = 64  # bytes; the kernels load whole vectors of activations
 
 
 cdef object _matrix(object array, str what, object rows, object cols):
-    """Check a float32 array [rows, cols] whose rows are contiguous and do not overlap; its row stride in floats."""
+    """Check a float32 array [rows, cols] of contiguous rows that do not overlap; its row stride in floats."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != 2:
         got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InvalidArgumentError(f"{what} must be a float32 array of two dimensions, not {got}")
     if (rows is not None and array.shape[0] != rows) or array.shape[1] != cols:
         wanted = f"({'m' if rows is None else rows}, {cols})"
         raise InvalidArgumentError(f"{what} must have shape {wanted}, not {array.shape}")
+    if array.size == 0:  # NumPy gives empty arrays any strides
+        return cols
     if not array.flags.aligned or (cols > 1 and array.strides[1] != 4) or (
             array.shape[0] > 1 and (array.strides[0] < 4 * cols or array.strides[0] % 4)):
-        raise InvalidArgumentError(f"{what} must have contiguous rows in rising order, not strides {array.strides}")
+        raise InvalidArgumentError(
+            f"{what} must have contiguous rows in rising order, not strides {array.strides}")
     return array.strides[0] // 4 if array.shape[0] > 1 else cols
 
 
@@ -66,9 +69,11 @@ def linear_many(packed, x, level=None, Team team=None, out=None):
     first, n = packed[0], len(packed)
     k, is_float = first.weight.cols, hyp_act_is_float(first.weight.type)
     for weight in packed:
-        if weight.weight.panels == NULL or weight.weight.cols != k or hyp_act_is_float(weight.weight.type) != is_float:
-            raise InvalidArgumentError("weights of one call must agree in cols and be all float or all quantized, not "
-                                       + ", ".join(map(repr, packed)))
+        if weight.weight.panels == NULL:
+            raise InvalidArgumentError("a PackedMatrix was not initialised")
+        if weight.weight.cols != k or hyp_act_is_float(weight.weight.type) != is_float:
+            raise InvalidArgumentError("weights of one call must agree in cols and be all float or all "
+                                       "quantized, not " + ", ".join(map(repr, packed)))
     ldx = _matrix(x, "x", None, k)
     m = x.shape[0]
     if out is None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 class BlockType(NamedTuple):
-    """A numeric type of weights: blocks of `block_len` weights in `block_bytes` bytes, as GGUF numbers and lays out."""
+    """A numeric type of weights: blocks of `block_len` weights in `block_bytes` bytes, numbered as in GGUF."""
 
     id: int
     name: str
@@ -62,7 +62,9 @@ class PackedMatrix:
     offset: int
     nbytes: int
 
-    def __init__(self, type: str | int | BlockType, rows: int, cols: int, data: Buffer, offset: int = 0) -> None: ...
+    def __init__(
+        self, type: str | int | BlockType, rows: int, cols: int, data: Buffer, offset: int = 0
+    ) -> None: ...
     @property
     def type(self) -> BlockType: ...
     @property
@@ -95,11 +97,13 @@ class PackedMatrix:
         Raises
         ------
         InvalidArgumentError
-            If an index is negative or past the last row, or `out` is not a C-contiguous float32 array of that shape.
+            If an index is negative or past the last row, or `out` is no C-contiguous float32 array of that shape.
         """
 
-def pack(type: str | int | BlockType, raw: Buffer, rows: int, cols: int, out: Buffer | None = None) -> PackedMatrix:
-    """Pack GGUF blocks (row after row) into panels, in `out` if given (exactly ``packed_bytes``, apart from `raw`).
+def pack(
+    type: str | int | BlockType, raw: Buffer, rows: int, cols: int, out: Buffer | None = None
+) -> PackedMatrix:
+    """Pack GGUF blocks (row after row) into panels, in `out` if given (``packed_bytes`` long, apart from `raw`).
 
     Raises
     ------

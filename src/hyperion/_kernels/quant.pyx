@@ -61,7 +61,10 @@ _by_id = {t.id: t for t in TYPES.values()}
 def block_type(type):
     if isinstance(type, BlockType):
         return type
-    found = TYPES.get(type.lower()) if isinstance(type, str) else None if isinstance(type, bool) else _by_id.get(type)
+    if isinstance(type, str):
+        found = TYPES.get(type.lower())
+    else:
+        found = _by_id.get(type) if isinstance(type, int) and not isinstance(type, bool) else None
     if found is None:
         raise UnsupportedError(f"weights of type {type!r} are not supported; supported are {', '.join(TYPES)}")
     return found
@@ -88,7 +91,8 @@ cdef const uint8_t[::1] _bytes(object data, str what):
             return b"\0"[:0]
         return view.cast("B")
     except (TypeError, ValueError, BufferError) as error:
-        raise InvalidArgumentError(f"{what} must be a contiguous buffer, not {type(data).__name__}: {error}") from None
+        name = type(data).__name__
+        raise InvalidArgumentError(f"{what} must be a contiguous buffer, not {name}: {error}") from None
 
 
 cdef uint8_t[::1] _writable(object data, object nbytes, str what):
@@ -135,8 +139,8 @@ cdef class PackedMatrix:
         # Python's integers do not overflow, and what fits in a buffer fits in size_t
         if offset > view.shape[0] or nbytes > view.shape[0] - offset:
             raise InvalidArgumentError(
-                f"a packed {kind.name} matrix of {rows} x {cols} takes {nbytes} bytes; the buffer has {view.shape[0]}, "
-                f"of which {offset} are skipped")
+                f"a packed {kind.name} matrix of {rows} x {cols} takes {nbytes} bytes; the buffer has "
+                f"{view.shape[0]}, of which {offset} are skipped")
         self.owner, self.view, self.offset, self.nbytes = data, view, offset, nbytes
         self.weight.type, self.weight.rows, self.weight.cols = kind.id, rows, cols
         self.weight.panels = &self.view[self.offset]
@@ -166,7 +170,8 @@ cdef class PackedMatrix:
 
     def unpack(self, out=None):
         cdef size_t row, rows = self.weight.rows, cols = self.weight.cols
-        cdef size_t row_bytes = hyp_row_bytes(self.weight.type, cols), panel = hyp_panel_bytes(self.weight.type, cols)
+        cdef size_t row_bytes = hyp_row_bytes(self.weight.type, cols)
+        cdef size_t panel = hyp_panel_bytes(self.weight.type, cols)
         cdef int kind = self.weight.type, status = 0
         if out is None:
             out = np.empty(rows * row_bytes, np.uint8)
@@ -199,7 +204,8 @@ cdef class PackedMatrix:
         cdef int status = 0
         index = np.asarray(indices)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            raise InvalidArgumentError(f"row indices must be a list of integers, not {index.dtype} {index.shape}")
+            raise InvalidArgumentError(
+                f"row indices must be a list of integers, not {index.dtype} {index.shape}")
         if index.size and (index.min() < 0 or index.max() >= self.weight.rows):
             raise InvalidArgumentError(f"row indices must lie in 0 .. {self.weight.rows - 1}, not "
                                        f"{index.min()} .. {index.max()}")
@@ -212,8 +218,9 @@ cdef class PackedMatrix:
         with nogil:
             for i in range(<size_t>wanted.shape[0]):
                 row = <size_t>wanted[i]
-                status = hyp_dequantize_panel_row(self.weight.type, self.weight.panels + row // HYP_PANEL * panel,
-                                                  row % HYP_PANEL, self.weight.cols, &target[i, 0])
+                status = hyp_dequantize_panel_row(
+                    self.weight.type, self.weight.panels + row // HYP_PANEL * panel, row % HYP_PANEL,
+                    self.weight.cols, &target[i, 0])
                 if status:
                     break
         _check(status, "dequantizing")

@@ -208,7 +208,9 @@ def quantize_activations(x: ArrayLike) -> tuple[NDArray[np.int8], F32]:
         absmax = np.abs(blocks).max(axis=2)  # NaN wins
         scales = (absmax / np.float32(127)).astype(np.float32)
         finite, normal = np.isfinite(absmax), scales >= np.finfo(np.float32).tiny
-        codes = np.where((finite & normal)[:, :, None], np.rint(blocks / scales[:, :, None]), 0).astype(np.int8)
+        codes = np.where((finite & normal)[:, :, None], np.rint(blocks / scales[:, :, None]), 0).astype(
+            np.int8
+        )
     scales[finite & ~normal] = 0
     scales[~finite] = np.nan
     return codes.reshape(x.shape), scales
@@ -279,7 +281,11 @@ def rope(x: ArrayLike, cos: ArrayLike, sin: ArrayLike, interleaved: bool) -> F64
     y = np.array(x, np.float64)
     c, s = np.asarray(cos, np.float64), np.asarray(sin, np.float64)
     half = c.shape[-1]
-    first, second = (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if interleaved else (slice(half), slice(half, 2 * half))
+    first, second = (
+        (slice(0, 2 * half, 2), slice(1, 2 * half, 2))
+        if interleaved
+        else (slice(half), slice(half, 2 * half))
+    )
     a, b = y[..., first].copy(), y[..., second].copy()
     y[..., first], y[..., second] = a * c - b * s, a * s + b * c
     return y
@@ -292,7 +298,9 @@ def softmax(x: ArrayLike) -> F64:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, scale: float, lengths: ArrayLike | None = None) -> F64:
+def attention(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, scale: float, lengths: ArrayLike | None = None
+) -> F64:
     """Grouped-query softmax attention.
 
     Parameters

@@ -16,19 +16,16 @@ HYP_INLINE void act_block_avx2(const float *x, int8_t *q, float *d, int32_t *s)
     max = _mm_max_epi32(max, _mm_shuffle_epi32(max, 0x4e));
     max = _mm_max_epi32(max, _mm_shuffle_epi32(max, 0xb1));
     const float scale = _mm_cvtss_f32(_mm_castsi128_ps(max)) / 127.0f;
-    *d = scale;
-    /* Zero (also where a subnormal maximum vanishes in the division), infinite or NaN: no codes, the scale says it. */
-    if (!(scale > 0.0f && scale <= 3.4028234663852886e38f)) {
+    /* No usable scale: zero where it is not a normal float; infinity and NaN become NaN. */
+    if (!(scale >= 1.17549435e-38f && scale <= 3.4028234663852886e38f)) {
+        *d = scale < 1.17549435e-38f ? 0.0f : scale - scale;
         memset(q, 0, HYP_BLOCK);
         s[0] = s[1] = 0;
         return;
     }
+    *d = scale;
     const __m256 by = _mm256_set1_ps(scale);
-    const __m256i most = _mm256_set1_epi32(127), least = _mm256_set1_epi32(-127);
-    for (int i = 0; i < 4; i++) { /* a subnormal scale is coarse: the quotient may pass 127 */
-        const __m256i c = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_castsi256_ps(bits[i]), by));
-        bits[i] = _mm256_max_epi32(_mm256_min_epi32(c, most), least);
-    }
+    for (int i = 0; i < 4; i++) bits[i] = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_castsi256_ps(bits[i]), by));
     /* Packing works in 128-bit lanes: dwords come out as 0 2 4 6 1 3 5 7 of the wanted order. */
     const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(bits[0], bits[1]), _mm256_packs_epi32(bits[2], bits[3]));
     const __m256i codes = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
