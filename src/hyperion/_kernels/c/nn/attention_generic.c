@@ -1,26 +1,82 @@
-/* Attention in plain C: 16 lanes of positions (keys) or dims (values) in loops that a compiler can vectorise. */
+/* Attention in C for any target: 16 lanes of positions (keys) or dims (values), four a vector. */
 #include "nn/math_generic.h"
 
 #define ATTN_DIRECT 0
 
-HYP_INLINE void product_lanes(size_t n, const float *b, size_t row, const float *a, float *c, float start, int fresh)
+/* Four floats. Compilers turn plain loops over the accumulators below into transposes or memory traffic; where there are
+ * vector types, they say what is meant, and every target has them in its registers. */
+#if defined(__GNUC__)
+typedef float lanes4 __attribute__((vector_size(16)));
+
+HYP_INLINE lanes4 lanes_multiply(lanes4 v, float x)
 {
-    float s[16];
-    for (size_t l = 0; l < 16; l++) s[l] = fresh ? 0.0f : c[l] * start;
-    for (size_t i = 0; i < n; i++) {
-        const float x = a[i];
-        for (size_t l = 0; l < 16; l++) s[l] += x * b[i * row + l];
+    return v * x;
+}
+
+HYP_INLINE lanes4 lanes_add(lanes4 a, lanes4 b)
+{
+    return a + b;
+}
+#else
+typedef struct {
+    float f[4];
+} lanes4;
+
+HYP_INLINE lanes4 lanes_multiply(lanes4 v, float x)
+{
+    for (int l = 0; l < 4; l++) v.f[l] *= x;
+    return v;
+}
+
+HYP_INLINE lanes4 lanes_add(lanes4 a, lanes4 b)
+{
+    for (int l = 0; l < 4; l++) a.f[l] += b.f[l];
+    return a;
+}
+#endif
+
+HYP_INLINE lanes4 lanes_load(const float *x)
+{
+    lanes4 v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+/* Up to 8 accumulators of 4 lanes: what 16 registers hold beside their operands. */
+HYP_INLINE void product_block(size_t nq, size_t nv, size_t n, const float *b, size_t row, const float *const *a,
+                              float *const *c, size_t at, const float *start)
+{
+    lanes4 acc[4][4];
+    memset(acc, 0, sizeof acc);
+    if (start) {
+        for (size_t j = 0; j < nq; j++)
+            for (size_t v = 0; v < nv; v++) acc[j][v] = lanes_multiply(lanes_load(c[j] + at + 4 * v), start[j]);
     }
-    for (size_t l = 0; l < 16; l++) c[l] = s[l];
+    for (size_t i = 0; i < n; i++) {
+        lanes4 w[4];
+        for (size_t v = 0; v < nv; v++) w[v] = lanes_load(b + i * row + 4 * v);
+        for (size_t j = 0; j < nq; j++)
+            for (size_t v = 0; v < nv; v++) acc[j][v] = lanes_add(acc[j][v], lanes_multiply(w[v], a[j][i]));
+    }
+    for (size_t j = 0; j < nq; j++)
+        for (size_t v = 0; v < nv; v++) memcpy(c[j] + at + 4 * v, &acc[j][v], sizeof acc[j][v]);
 }
 
 HYP_INLINE void attn_product(int half, size_t nq, size_t n, const void *b, size_t row, size_t vec, size_t vecs,
                              const float *const *a, float *const *c, const float *start)
 {
     (void)half;
-    for (size_t v = 0; v < vecs; v++)
-        for (size_t j = 0; j < nq; j++)
-            product_lanes(n, (const float *)b + v * vec, row, a[j], c[j] + 16 * v, start ? start[j] : 0.0f, start == NULL);
+    for (size_t v = 0; v < vecs; v++) {
+        const float *at = (const float *)b + v * vec;
+        if (nq == 4) {
+            product_block(4, 2, n, at, row, a, c, 16 * v, start);
+            product_block(4, 2, n, at + 8, row, a, c, 16 * v + 8, start);
+        } else if (nq == 2) {
+            product_block(2, 4, n, at, row, a, c, 16 * v, start);
+        } else {
+            product_block(1, 4, n, at, row, a, c, 16 * v, start);
+        }
+    }
 }
 
 HYP_INLINE void attn_expand_k(int kv, const uint8_t *tile, size_t hd, float *dst)

@@ -5,6 +5,8 @@
 #include "nn/nn.h"
 #include <immintrin.h>
 
+#define HYP_NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+
 /* Lanes below n. */
 HYP_INLINE __m256i hyp_tail_avx2(size_t n)
 {
@@ -32,8 +34,7 @@ HYP_INLINE __m256 hyp_exp2_avx2(__m256 x_f32x8, __m256 low_f32x8)
 {
     __m256 x = _mm256_min_ps(_mm256_set1_ps(HYP_EXP_MAX), x_f32x8);
     x = _mm256_max_ps(_mm256_set1_ps(HYP_EXP_MIN), x);
-    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(HYP_LOG2E)), nearest);
+    const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(HYP_LOG2E)), HYP_NEAREST);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(HYP_LN2_HI), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(HYP_LN2_LO), r);
     r = _mm256_add_ps(r, low_f32x8);

@@ -5,13 +5,14 @@
 #include "nn/nn.h"
 #include <immintrin.h>
 
+#define HYP_NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+
 /* exp(x + low), |low| below an ulp of x. The operand order of min and max lets NaN through. */
 HYP_INLINE __m512 hyp_exp2_avx512(__m512 x_f32x16, __m512 low_f32x16)
 {
     __m512 x = _mm512_min_ps(_mm512_set1_ps(HYP_EXP_MAX), x_f32x16);
     x = _mm512_max_ps(_mm512_set1_ps(HYP_EXP_MIN), x);
-    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(HYP_LOG2E)), nearest);
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(HYP_LOG2E)), HYP_NEAREST);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(HYP_LN2_HI), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(HYP_LN2_LO), r);
     r = _mm512_add_ps(r, low_f32x16);

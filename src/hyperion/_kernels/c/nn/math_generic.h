@@ -46,20 +46,27 @@ HYP_INLINE float hyp_silu_generic(float x)
     return hyp_gate_generic(x, hyp_exp2_generic(-x, 0.0f));
 }
 
-HYP_INLINE float hyp_gelu_generic(float x)
+/* The argument of GELU's exp in two floats. */
+HYP_INLINE void hyp_gelu_argument_generic(float x, float *high, float *low)
 {
-    float c = x > HYP_GELU_CLAMP ? HYP_GELU_CLAMP : x;
-    c = c < -HYP_GELU_CLAMP ? -HYP_GELU_CLAMP : c;
-    const double d = (double)c, y = d * (-HYP_GELU_A - HYP_GELU_B * (d * d));
-    const float high = (float)y;
-    return hyp_gate_generic(x, hyp_exp2_generic(high, (float)(y - (double)high)));
+    x = x > HYP_GELU_CLAMP ? HYP_GELU_CLAMP : x;
+    x = x < -HYP_GELU_CLAMP ? -HYP_GELU_CLAMP : x;
+    const double d = (double)x, y = d * (-HYP_GELU_A - HYP_GELU_B * (d * d));
+    *high = (float)y;
+    *low = (float)(y - (double)*high);
 }
 
-/* As hyp_half_to_float, without branches: halves' exponents moved to floats' and scaled by 2^112, exact for subnormals. */
+/* As hyp_half_to_float, without branches: halves' exponents moved to floats' and scaled by 2^112, exact for subnormals.
+ * arm64 has an instruction for it. */
 HYP_INLINE float hyp_half_generic(uint16_t h)
 {
-    uint32_t bits = (uint32_t)(h & 0x7fffu) << 13;
-    const uint32_t special = bits >= 0x0f800000u ? 0x7f800000u : 0u, sign = (uint32_t)(h & 0x8000u) << 16;
+#if defined(__GNUC__) && defined(__aarch64__)
+    __fp16 f;
+    memcpy(&f, &h, 2);
+    return (float)f;
+#else
+    int32_t bits = (h & 0x7fff) << 13;
+    const int32_t special = bits >= 0x0f800000 ? 0x7f800000 : 0, sign = (int32_t)((uint32_t)(h & 0x8000u) << 16);
     float f;
     memcpy(&f, &bits, 4);
     f *= 5.192296858534828e33f; /* 2^112 */
@@ -67,6 +74,7 @@ HYP_INLINE float hyp_half_generic(uint16_t h)
     bits |= special | sign;
     memcpy(&f, &bits, 4);
     return f;
+#endif
 }
 
 #endif

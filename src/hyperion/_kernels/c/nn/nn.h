@@ -9,7 +9,7 @@
  * where the result is a normal float:
  *   exp                  2        exp(0) is exactly 1
  *   silu, gelu           4        below their last normal value (x < -87 and x < -10) the absolute error is < 1e-36
- *   softmax              6 + |x - max|   (x - max is rounded once)
+ *   softmax              4 + |x - max|   (x - max is rounded once)
  *   rms_norm             4        the sum of squares is kept in double
  * NaN comes out as NaN; silu and gelu of +inf are +inf, of -inf -0. */
 #ifndef HYP_NN_H

@@ -7,19 +7,34 @@ static void hyp_silu_all_generic(const float *x, size_t n, float *out)
     for (size_t i = 0; i < n; i++) out[i] = hyp_silu_generic(x[i]);
 }
 
-static void hyp_gelu_all_generic(const float *x, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i++) out[i] = hyp_gelu_generic(x[i]);
-}
-
 static void hyp_silu_mul_generic(const float *gate, const float *up, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++) out[i] = hyp_silu_generic(gate[i]) * up[i];
 }
 
+/* In two loops: in one, compilers follow the clamped argument through exp, as a path of its own, whose subnormals take
+ * hundreds of cycles in every vector. */
+HYP_INLINE void gelu_generic(const float *x, const float *up, size_t n, float *out)
+{
+    float high[64], low[64];
+    for (size_t begin = 0; begin < n; begin += 64) {
+        const size_t end = n - begin < 64 ? n : begin + 64;
+        for (size_t i = begin; i < end; i++) hyp_gelu_argument_generic(x[i], &high[i - begin], &low[i - begin]);
+        for (size_t i = begin; i < end; i++) {
+            const float v = hyp_gate_generic(x[i], hyp_exp2_generic(high[i - begin], low[i - begin]));
+            out[i] = up ? v * up[i] : v;
+        }
+    }
+}
+
+static void hyp_gelu_all_generic(const float *x, size_t n, float *out)
+{
+    gelu_generic(x, NULL, n, out);
+}
+
 static void hyp_gelu_mul_generic(const float *gate, const float *up, size_t n, float *out)
 {
-    for (size_t i = 0; i < n; i++) out[i] = hyp_gelu_generic(gate[i]) * up[i];
+    gelu_generic(gate, up, n, out);
 }
 
 static void hyp_add_generic(float *x, const float *y, size_t n)
@@ -59,11 +74,16 @@ static void hyp_rope_generic(float *x, const float *cs, size_t heads, size_t hea
 
 static void hyp_softmax_generic(const float *x, size_t n, float *out)
 {
-    float max = -INFINITY;
+    float top[LANES], max = -INFINITY;
     double sum[LANES] = {0};
-    for (size_t i = 0; i < n; i++) max = x[i] > max ? x[i] : max;
-    for (size_t i = 0; i < n; i++) out[i] = hyp_exp2_generic(x[i] - max, 0.0f);
     size_t i = 0;
+    for (size_t l = 0; l < LANES; l++) top[l] = -INFINITY;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t l = 0; l < LANES; l++) top[l] = x[i + l] > top[l] ? x[i + l] : top[l];
+    for (; i < n; i++) top[0] = x[i] > top[0] ? x[i] : top[0];
+    for (size_t l = 0; l < LANES; l++) max = top[l] > max ? top[l] : max;
+    for (i = 0; i < n; i++) out[i] = hyp_exp2_generic(x[i] - max, 0.0f);
+    i = 0;
     for (; i + LANES <= n; i += LANES) /* in double: a vocabulary has 10^5 terms */
         for (size_t l = 0; l < LANES; l++) sum[l] += (double)out[i + l];
     for (size_t l = 0; i + l < n; l++) sum[l] += (double)out[i + l];
