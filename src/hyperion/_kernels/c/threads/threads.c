@@ -8,6 +8,10 @@
  *
  * Waiting is a bounded spin, then sleep. How long the spin is follows the last wait: after one that was longer than the
  * spin could cover, spinning is a waste (idle, or the core is needed by somebody else), and the next one is short.
+ *
+ * A worker that loses its core in the middle of a chunk holds up the region for a time slice, some milliseconds. So the
+ * caller keeps an account: what workers save is its income, such waits are its spending. When that is overdrawn, other
+ * processes need the cores; the team then does without one more worker for a multiple of the wait, and tries again.
  */
 #include "threads.h"
 #include "os.h"
@@ -21,6 +25,9 @@
 #define SPIN_SHORT 10000u
 #define POLL_EVERY 20000000u
 #define PAUSES 16 /* between two looks at the clock */
+#define SAVINGS_MAX 4000000 /* ns: one wait for a time slice is forgiven, a series is not */
+#define REST_FACTOR 16      /* the share of time that waits may cost is at most one in this many */
+#define REST_MAX 500000000u
 
 typedef struct {
     hyp_team *team;
@@ -39,6 +46,7 @@ enum { FREE = 0, HELD = 1, CONTENDED = 2 }; /* CONTENDED: the holder must look a
 struct hyp_team {
     /* One cache line goes to a worker that takes a chunk: the word it takes it from, and what to do. */
     HYP_ALIGN64 hyp_word left;
+    hyp_word active; /* workers 1..active may take chunks; the others sleep on it */
     uint32_t chunks;
     hyp_task_fn task;
     void *arg;
@@ -55,6 +63,8 @@ struct hyp_team {
     size_t wanted, started; /* workers; wanted shrinks to what the system gave */
     member *members;        /* threads - 1 */
     int caller_slow;
+    int64_t savings;   /* ns */
+    uint64_t rest, rest_end; /* ns: the last one's length, and when to try one more worker */
     hyp_poll_fn poll;
     void *poll_arg;
     hyp_lock queue_lock;
@@ -105,6 +115,9 @@ static void reset(hyp_team *t)
     t->wanted = t->threads - 1;
     t->started = 0;
     t->caller_slow = 0;
+    t->savings = 0;
+    t->rest = t->rest_end = 0;
+    hyp_store(&t->active, (uint32_t)t->wanted);
     t->first = t->last = NULL;
     hyp_lock_init(&t->queue_lock);
     hyp_lot_init(&t->lot);
@@ -136,18 +149,23 @@ static void work(hyp_team *t, uint32_t left, size_t worker)
 }
 
 /* ---- Workers ----------------------------------------------------------------------------------------------------- */
-static int has_news(hyp_team *t)
+static int has_news(const member *self)
 {
-    return hyp_peek(&t->left) || hyp_peek(&t->stop);
+    hyp_team *const t = self->team;
+    return (hyp_peek(&t->left) && self->id <= hyp_peek(&t->active)) || hyp_peek(&t->stop);
 }
 
 /* Wait for a region. *slow is this worker's memory of its last wait. */
-static void idle(hyp_team *t, int *slow)
+static void idle(const member *self, int *slow)
 {
+    hyp_team *const t = self->team;
     const uint64_t start = hyp_now(), limit = *slow ? SPIN_SHORT : SPIN_LONG;
+    uint32_t active;
+    while (self->id > (active = hyp_load(&t->active)) && !hyp_load(&t->stop))
+        hyp_sleep(&t->lot, &t->active, active, HYP_FOREVER);
     do {
         for (int i = 0; i < PAUSES; i++) {
-            if (has_news(t)) {
+            if (has_news(self)) {
                 *slow = 0;
                 return;
             }
@@ -170,12 +188,14 @@ static HYP_THREAD_FN(worker_main, arg)
     inside = self->id + 1;
     while (!hyp_peek(&t->stop)) {
         uint32_t left, done = 0;
-        while ((left = take(t)) != 0) {
+        while (self->id <= hyp_peek(&t->active) && (left = take(t)) != 0) {
             work(t, left, self->id);
             done++;
         }
-        if (done && hyp_add(&t->pending, 0u - done) == done && hyp_load(&t->caller_sleeps)) hyp_wake(&t->lot, &t->pending);
-        idle(t, &slow);
+        if (done && hyp_add(&t->pending, 0u - done) == done && hyp_load(&t->caller_sleeps)) {
+            hyp_wake(&t->lot, &t->pending);
+        }
+        idle(self, &slow);
     }
     HYP_THREAD_END;
 }
@@ -188,6 +208,7 @@ static void start_workers(hyp_team *t)
         m->id = t->started + 1;
         if (hyp_thread_start(&m->thread, worker_main, m)) { /* no more to be had: the others do the work */
             t->wanted = t->started;
+            hyp_store(&t->active, (uint32_t)t->wanted);
             break;
         }
         t->started++;
@@ -212,11 +233,8 @@ static int ask_between(hyp_team *t, pace *p)
 {
     if (++p->count < p->stride) return 0;
     const uint64_t now = hyp_now(), took = now - p->seen;
-    if (took < POLL_EVERY / 80) {
-        if (p->seen && p->stride < 1024) p->stride *= 2;
-    } else {
-        p->stride = p->stride > 4 && p->seen ? p->stride / 4 : 1;
-    }
+    if (took < POLL_EVERY / 80) p->stride *= p->stride < 1024 ? 2 : 1;
+    else p->stride = p->stride > 4 ? p->stride / 4 : 1;
     p->count = 0;
     p->seen = now;
     return ask(t, now);
@@ -224,7 +242,7 @@ static int ask_between(hyp_team *t, pace *p)
 
 static int run_alone(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t grain, size_t worker, int polls)
 {
-    pace p = {0, 1, 0};
+    pace p = {0, 2, polls ? hyp_now() : 0};
     for (size_t begin = 0; begin < n;) {
         const size_t end = n - begin < grain ? n : begin + grain;
         task(arg, begin, end, worker);
@@ -234,8 +252,8 @@ static int run_alone(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t 
     return HYP_OK;
 }
 
-/* Wait until no taken chunk is unfinished. */
-static int finish(hyp_team *t, int status, uint32_t generation)
+/* Wait until no taken chunk is unfinished; *waited is 0 when that was a matter of microseconds. */
+static int finish(hyp_team *t, int status, uint32_t generation, uint64_t *waited)
 {
     uint32_t pending;
     for (int i = 0; i < PAUSES; i++) { /* the usual case ends here, and needs no clock */
@@ -260,17 +278,58 @@ static int finish(hyp_team *t, int status, uint32_t generation)
         if (generation != fork_generation()) return HYP_ERROR_RUNTIME;
     }
     hyp_store(&t->caller_sleeps, 0);
-    t->caller_slow = hyp_now() - start > SPIN_LONG;
+    *waited = hyp_now() - start;
+    t->caller_slow = *waited > SPIN_LONG;
     return status;
+}
+
+/* Book a region that took the caller `took` ns for all but `others` of its chunks, and a wait for these. */
+static void settle(hyp_team *t, uint64_t took, uint32_t mine, uint32_t others, uint64_t waited)
+{
+    /* Half, because where memory is the bound a worker's chunk slows down the caller's; and no more than a share of a
+     * long region, as its length may be time that the caller itself was off its core. */
+    const uint64_t chunk = took / mine, saved = chunk * others / 2, most = took / 8 > 100000 ? took / 8 : 100000;
+    t->savings += (int64_t)(saved < most ? saved : most);
+    if (t->savings >= SAVINGS_MAX) {
+        t->savings = SAVINGS_MAX;
+        if (hyp_peek(&t->active) == t->wanted) t->rest = 0; /* the cores are ours again */
+    }
+    if (waited <= 2 * chunk) return; /* chunks that end unevenly */
+    t->savings -= (int64_t)(waited - 2 * chunk);
+    if (t->savings >= 0) return;
+    const uint32_t active = hyp_load(&t->active);
+    t->savings = 0;
+    t->rest = 2 * t->rest > REST_FACTOR * waited ? 2 * t->rest : REST_FACTOR * waited;
+    if (t->rest > REST_MAX) t->rest = REST_MAX;
+    if (active) hyp_store(&t->active, active - 1);
+    t->rest_end = hyp_now() + t->rest;
+}
+
+static void end_of_rest(hyp_team *t, uint64_t now)
+{
+    const uint32_t active = hyp_load(&t->active);
+    if (active >= t->wanted || now < t->rest_end) return;
+    t->rest_end = now + t->rest; /* for the next one */
+    hyp_store(&t->active, active + 1);
+    hyp_wake(&t->lot, &t->active);
 }
 
 static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t grain, uint32_t chunks)
 {
-    int status = HYP_OK;
-    uint32_t left = chunks, done = 0;
-    pace p = {0, 1, 0};
     const uint32_t generation = fork_generation();
+    const uint64_t start = hyp_now();
+    uint64_t waited = 0;
+    uint32_t left = chunks, done = 0;
+    int status = HYP_OK;
+    pace p = {0, 2, start};
     if (t->started < t->wanted) start_workers(t);
+    if (t->rest_end) end_of_rest(t, start);
+    if (!hyp_peek(&t->active)) {
+        inside = 1;
+        status = run_alone(t, task, arg, n, grain, 0, 1);
+        inside = 0;
+        return generation == fork_generation() ? status : HYP_ERROR_RUNTIME;
+    }
     t->task = task;
     t->arg = arg;
     t->n = n;
@@ -293,10 +352,16 @@ static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t
             break;
         }
     } while ((left = take(t)) != 0);
+    const uint64_t end = hyp_now();
+    if (status == HYP_OK && ask(t, end)) status = HYP_CANCELLED;
     /* After a fork inside a task or the poll the child has no workers, whose chunks would never be finished. */
-    if (generation != fork_generation()) status = HYP_ERROR_RUNTIME;
-    else if (hyp_add(&t->pending, 0u - done) != done) status = finish(t, status, generation);
+    if (generation != fork_generation()) {
+        status = HYP_ERROR_RUNTIME;
+    } else if (hyp_add(&t->pending, 0u - done) != done) {
+        status = finish(t, status, generation, &waited);
+    }
     inside = 0;
+    if (chunks > done && status == HYP_OK) settle(t, end - start, done, chunks - done, waited);
     return status;
 }
 
@@ -422,7 +487,9 @@ static void team_destroy(hyp_team *t)
     notice_fork(t);
     hyp_store(&t->stop, 1);
     hyp_add(&t->epoch, 1);
+    hyp_add(&t->active, 1); /* sleepers look again only at words that changed */
     hyp_wake(&t->lot, &t->epoch);
+    hyp_wake(&t->lot, &t->active);
     for (size_t i = 0; i < t->started; i++) hyp_thread_join(t->members[i].thread);
     hyp_lock_free(&t->queue_lock);
     hyp_lot_free(&t->lot);
