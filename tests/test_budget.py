@@ -100,7 +100,12 @@ def test_counts_in_all_ancestors():
     cache.resize(7)
     assert root.by_owner() == {"model/session/cache": 7}
     stats = root.stats()
-    assert (stats.current_usage, stats.peak_usage, stats.total_allocated, stats.allocation_count) == (7, 550, 557, 2)
+    assert (stats.current_usage, stats.peak_usage, stats.total_allocated, stats.allocation_count) == (
+        7,
+        550,
+        557,
+        2,
+    )
     assert stats.by_owner == {"model/session/cache": 7}
     assert stats.fragmentation_ratio == 0.0
 
@@ -115,9 +120,23 @@ def test_refusal_names_everything():
     error = caught.value
     assert isinstance(error, MemoryError)
     assert error.context["required"] == 310_001
-    assert (error.context["limit"], error.context["asked"], error.context["used"]) == (300_000, 60_001, 250_000)
+    assert (error.context["limit"], error.context["asked"], error.context["used"]) == (
+        300_000,
+        60_001,
+        250_000,
+    )
     assert error.context["by_owner"] == {"weights": 250_000}
-    for part in ("'model'", "300,000", "60.0 KB", "kv cache", "weights", "250,000", "60,001", "310,001", "311KB"):
+    for part in (
+        "'model'",
+        "300,000",
+        "60.0 KB",
+        "kv cache",
+        "weights",
+        "250,000",
+        "60,001",
+        "310,001",
+        "311KB",
+    ):
         assert part in str(error)
     assert (model.used, root.used, model.reservation_count) == (250_000, 250_000, 2)
     model.set_limit(error.context["required"])
@@ -195,7 +214,7 @@ def test_dropped_reservations_come_back():
 
 
 def test_collection_inside_the_ledger():
-    """Reservations that the collector releases in the middle of other changes are neither lost nor counted twice."""
+    """What the collector releases in the middle of other changes is neither lost nor counted twice."""
     budget = MemoryBudget(10**9)
     thresholds = gc.get_threshold()
     gc.set_threshold(1, 1, 1)
@@ -307,7 +326,7 @@ Ledger.TestCase.settings = settings(max_examples=40, stateful_step_count=30, dea
 TestLedger = Ledger.TestCase
 
 
-# ---- The machine -----------------------------------------------------------------------------------------------------
+# ---- The machine -------------------------------------------------------------------------------------------
 
 
 def test_machine():
@@ -374,8 +393,15 @@ def test_cgroup_v1(tmp_path):
 
 
 def test_cgroup_in_a_container_that_sees_only_its_own_subtree(tmp_path):
-    files = {"cg/memory.max": "7000", "cg/memory.current": "1000", "cg/memory.stat": "", "cg/cpu.max": "300000 100000"}
-    for i, (own, mounted) in enumerate([("/", "/"), ("/docker/x", "/docker/x"), ("/docker/x/y", "/docker/x"), ("/../z", "/")]):
+    files = {
+        "cg/memory.max": "7000",
+        "cg/memory.current": "1000",
+        "cg/memory.stat": "",
+        "cg/cpu.max": "300000 100000",
+    }
+    for i, (own, mounted) in enumerate(
+        [("/", "/"), ("/docker/x", "/docker/x"), ("/docker/x/y", "/docker/x"), ("/../z", "/")]
+    ):
         root = machine(tmp_path / str(i), f"0::{own}\n", V2.format(mounted), files)
         assert system.memory_groups(root) == [(7000, 1000)]
         assert system.cpu_quota(root) == 3.0
@@ -383,7 +409,12 @@ def test_cgroup_in_a_container_that_sees_only_its_own_subtree(tmp_path):
 
 @pytest.mark.parametrize(
     ("cgroup", "mountinfo"),
-    [("", ""), ("0::/\n", ""), ("garbage\n:::\n", "a b c\n - \n1 2 3 4 5 - cgroup2\n"), ("0::/\n", V2.format("/"))],
+    [
+        ("", ""),
+        ("0::/\n", ""),
+        ("garbage\n:::\n", "a b c\n - \n1 2 3 4 5 - cgroup2\n"),
+        ("0::/\n", V2.format("/")),
+    ],
 )
 def test_no_cgroup_no_limit(tmp_path, cgroup, mountinfo):
     root = machine(tmp_path, cgroup, mountinfo, {"cg/memory.max": "nonsense", "cg/memory.current": ""})
@@ -400,7 +431,7 @@ def test_meminfo(tmp_path):
     assert 0 < available <= total
 
 
-# ---- Allocation ------------------------------------------------------------------------------------------------------
+# ---- Allocation --------------------------------------------------------------------------------------------
 
 
 def test_allocate_counts_pages_until_the_last_view_is_gone():

@@ -41,7 +41,8 @@ def test_affinity():
 
 @linux
 @pytest.mark.parametrize(
-    ("quota", "threads"), [("max", 4), ("800000", 4), ("400000", 4), ("350000", 4), ("250000", 3), ("140000", 1), ("10000", 1)]
+    ("quota", "threads"),
+    [("max", 4), ("800000", 4), ("400000", 4), ("350000", 4), ("250000", 3), ("140000", 1), ("10000", 1)],
 )
 def test_quota(tmp_path, monkeypatch, quota, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
@@ -88,7 +89,9 @@ def test_name(tmp_path):
 
 def test_windows_records():
     def record(mask, relation, *cache):
-        return struct.pack("<Qi4x", mask, relation) + (struct.pack("<BBHIi4x", *cache) if cache else bytes(16))
+        return struct.pack("<Qi4x", mask, relation) + (
+            struct.pack("<BBHIi4x", *cache) if cache else bytes(16)
+        )
 
     records = [
         record(3, 0),

@@ -20,7 +20,9 @@ def resident():
 
 
 @pytest.mark.parametrize("huge", [False, True])
-@pytest.mark.parametrize("nbytes", [0, 1, 63, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 4 * MIB - 1, 4 * MIB, 5 * MIB + 7])
+@pytest.mark.parametrize(
+    "nbytes", [0, 1, 63, PAGE_SIZE - 1, PAGE_SIZE, PAGE_SIZE + 1, 4 * MIB - 1, 4 * MIB, 5 * MIB + 7]
+)
 def test_zeroed_aligned_and_writable(nbytes, huge):
     buffer = PageBuffer(nbytes, huge)
     assert buffer.nbytes == len(buffer) == nbytes
@@ -51,7 +53,12 @@ def test_a_view_keeps_the_pages():
     buffer.close()
     assert buffer.closed
     assert not buffer.released
-    for use in (lambda: buffer.address, lambda: memoryview(buffer), lambda: buffer.discard(), buffer.__enter__):
+    for use in (
+        lambda: buffer.address,
+        lambda: memoryview(buffer),
+        lambda: buffer.discard(),
+        buffer.__enter__,
+    ):
         with pytest.raises(HyperionRuntimeError, match="closed"):
             use()
     del array

@@ -43,7 +43,7 @@ def test_every_item_once(threads, grain):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_worker_numbers_are_distinct(threads):
-    """Each worker adds into its own slot without atomics: a number used twice at once would lose additions."""
+    """Each worker adds into its own slot without atomics: a number used twice would lose additions."""
     values = np.arange(4096.0)
     team = Team(threads)
     assert all(probe_sum(team, values, 3) == values.sum() for _ in range(300))
@@ -99,7 +99,9 @@ def alarm():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize(("chunks", "nanoseconds"), [(1_000_000, 100_000), (20_000_000, 5_000), (5_000, 20_000_000)])
+@pytest.mark.parametrize(
+    ("chunks", "nanoseconds"), [(1_000_000, 100_000), (20_000_000, 5_000), (5_000, 20_000_000)]
+)
 def test_signal_ends_a_long_region(alarm, threads, chunks, nanoseconds):
     """Each region would take 100 s of processor time; chunks from 5 us to 20 ms."""
     team = Team(threads)
@@ -112,7 +114,7 @@ def test_signal_ends_a_long_region(alarm, threads, chunks, nanoseconds):
 
 
 def test_signal_reaches_a_caller_that_waits_for_workers(alarm):
-    """Two chunks of 1 s: the poll is asked while the caller has nothing left to do, and the region still ends whole."""
+    """One chunk each: the poll is asked while the caller has nothing left to do, and all of it ends."""
     team = Team(2)
     probe_busy(team, 2, 1)
     alarm()

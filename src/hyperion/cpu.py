@@ -13,14 +13,14 @@ from ._kernels import dispatch, system
 __all__ = ["cache_sizes", "default_simd_level", "default_threads", "processor_name", "simd_levels"]
 
 
-# ---- Kernels ---------------------------------------------------------------------------------------------------------
+# ---- Kernels -----------------------------------------------------------------------------------------------
 
 
 def simd_levels() -> tuple[str, ...]:
     """Return the levels of kernels that this build has and this processor runs, lowest first.
 
-    They are, where present: ``generic`` (portable C), ``avx2`` (with FMA and F16C), ``avxvnni``, ``avx512`` (F, BW, VL,
-    DQ, VNNI) and ``amx``. A level is present only where the operating system saves its registers.
+    They are, where present: ``generic`` (portable C), ``avx2`` (with FMA and F16C), ``avxvnni``, ``avx512``
+    (F, BW, VL, DQ, VNNI) and ``amx``. A level is present only where the operating system saves its registers.
     """
     return dispatch.levels()
 
@@ -38,15 +38,16 @@ def default_simd_level() -> str:
     return dispatch.default_level()
 
 
-# ---- Threads ---------------------------------------------------------------------------------------------------------
+# ---- Threads -----------------------------------------------------------------------------------------------
 
 
 def default_threads(root: Path = system.ROOT) -> int:
     """Return how many threads a team should have, the caller included.
 
-    One for each physical core among the processors that this process may use (its affinity), and no more than the CPU
-    quota of its control groups, rounded to the nearest number: two threads on one core share the units that the
-    kernels saturate, and threads beyond the quota only bring the moment nearer at which all of them are stopped.
+    One for each physical core among the processors that this process may use (its affinity), and no more than
+    the CPU quota of its control groups, rounded to the nearest number: two threads on one core share the
+    units that the kernels saturate, and threads beyond the quota only bring the moment nearer at which all of
+    them are stopped.
 
     Parameters
     ----------
@@ -75,19 +76,20 @@ def _usable_processors() -> list[int]:
 
 
 def _core_of(cpu: int, root: Path) -> str:
-    """Return a text that processors of one physical core share; each is its own core when the system does not tell."""
+    """Return a text that the processors of one physical core share; its own number if the system does not tell."""
     topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
-    return system.read(topology / "core_cpus_list") or system.read(topology / "thread_siblings_list") or str(cpu)
+    names = ("core_cpus_list", "thread_siblings_list")
+    return next((text for name in names if (text := system.read(topology / name))), str(cpu))
 
 
-# ---- Caches ----------------------------------------------------------------------------------------------------------
+# ---- Caches ------------------------------------------------------------------------------------------------
 
 
 def cache_sizes(root: Path = system.ROOT) -> dict[str, int | None]:
     """Return the bytes of the data caches that one core sees: ``{"L1d": ..., "L2": ..., "L3": ...}``.
 
-    None where there is no such cache or the system does not tell. A virtual machine may report a third level that it
-    shares with other machines.
+    None where there is no such cache or the system does not tell. A virtual machine may report a third level
+    that it shares with other machines.
 
     Parameters
     ----------
@@ -124,7 +126,7 @@ def _kernel_size(text: str | None) -> int | None:
     return value * (unit or 1) if value else None
 
 
-# ---- Windows ---------------------------------------------------------------------------------------------------------
+# ---- Windows -----------------------------------------------------------------------------------------------
 
 
 def _windows_processors() -> tuple[list[int], list[tuple[int, int]]]:
@@ -148,7 +150,7 @@ def _parse_processors(records: bytes) -> tuple[list[int], list[tuple[int, int]]]
     return cores, caches
 
 
-# ---- Name ------------------------------------------------------------------------------------------------------------
+# ---- Name --------------------------------------------------------------------------------------------------
 
 
 def processor_name(root: Path = system.ROOT) -> str:

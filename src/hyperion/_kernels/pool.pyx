@@ -49,8 +49,8 @@ cdef class PageBuffer:
     nbytes : int
         Size; 0 is allowed.
     huge : bool
-        Ask for huge pages when the buffer has 4 MiB or more (the start is then aligned to 2 MiB). False declines them,
-        so that memory becomes resident page by page as it is touched.
+        Ask for huge pages when the buffer has 4 MiB or more (the start is then aligned to 2 MiB). False
+        declines them, so that memory becomes resident page by page as it is touched.
     on_release : callable, optional
         Called without arguments after the pages went back to the system.
 
@@ -63,8 +63,8 @@ cdef class PageBuffer:
 
     Notes
     -----
-    A view (``memoryview``, ``numpy.frombuffer``) keeps the pages alive: :meth:`close` refuses new views at once, and the
-    pages go with the last view.
+    A view (``memoryview``, ``numpy.frombuffer``) keeps the pages alive: :meth:`close` refuses new views at
+    once, and the pages go with the last view.
     """
 
     def __cinit__(self, nbytes, bint huge=True, on_release=None):

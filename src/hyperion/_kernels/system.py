@@ -1,6 +1,7 @@
 """What the operating system grants this process: processors, memory, control groups.
 
-Functions that read Linux's pseudo files take the file system's `root`, so that tests can show them any machine.
+Functions that read Linux's pseudo files take the file system's `root`, so that tests can show them any
+machine.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def number(text: str | None) -> int | None:
 
 
 def cgroup_directories(controller: str, root: Path = ROOT) -> tuple[int, list[Path]]:
-    """Return the version of the hierarchy that has `controller`, and this process's groups in it, innermost first.
+    """Return the version of the hierarchy with `controller`, and this process's groups in it, innermost first.
 
     Every group up to the mount point limits the process. An empty list means that there is no such hierarchy.
     """
@@ -76,7 +77,8 @@ def cpu_quota(root: Path = ROOT) -> float | None:
         if version == 2:
             quota, period = [number(x) for x in [*(read(group / "cpu.max") or "").split(), "", ""][:2]]
         else:
-            quota, period = number(read(group / "cpu.cfs_quota_us")), number(read(group / "cpu.cfs_period_us"))
+            quota = number(read(group / "cpu.cfs_quota_us"))
+            period = number(read(group / "cpu.cfs_period_us"))
         if quota is not None and quota > 0 and period is not None and period > 0:
             quotas.append(quota / period)
     return min(quotas, default=None)
@@ -93,10 +95,12 @@ def memory_groups(root: Path = ROOT) -> list[tuple[int, int]]:
         else:
             limits = [number(read(group / "memory.limit_in_bytes"))]
             usage, prefix = number(read(group / "memory.usage_in_bytes")), "total_"
-        known = [limit for limit in limits if limit is not None and limit < 1 << 62]  # version 1 says "none" so
+        # Version 1 writes "none" as the largest multiple of a page.
+        known = [limit for limit in limits if limit is not None and limit < 1 << 62]
         if not known or usage is None:
             continue
-        stat = dict(line.split(None, 1) for line in (read(group / "memory.stat") or "").splitlines() if " " in line)
+        lines = (read(group / "memory.stat") or "").splitlines()
+        stat = dict(line.split(None, 1) for line in lines if " " in line)
         cache = sum(number(stat.get(f"{prefix}{name}")) or 0 for name in ("active_file", "inactive_file"))
         result.append((min(known), max(0, usage - cache)))
     return result

@@ -24,7 +24,8 @@ cdef const hyp_threads_api *api() noexcept nogil
 # Asks for signals on the main thread (takes the GIL there, and only there); nonzero when a handler raised.
 cdef int check_signals(void *arg) noexcept nogil
 
-# HYP_OK passes; HYP_CANCELLED raises what the signal's handler left; the rest raises the matching HyperionError.
+# HYP_OK passes; HYP_CANCELLED raises what the signal's handler left; the rest raises the matching
+# HyperionError.
 cdef int check_status(int status, str what) except -1
 
 cdef class Team:

@@ -61,8 +61,8 @@ cdef int check_status(int status, str what) except -1:
 cdef class Team:
     """A team of threads for parallel regions; the caller of a region is one of them.
 
-    No thread starts before the first region, and all end with the object. A team may be used from several Python
-    threads (regions take turns) and after a fork (the child starts its own threads).
+    No thread starts before the first region, and all end with the object. A team may be used from several
+    Python threads (regions take turns) and after a fork (the child starts its own threads).
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ cdef class Team:
         raise TypeError("a Team cannot be pickled: it is threads of this process")
 
 
-# ---- Probes: regions with a visible effect, for tests and measurements -----------------------------------------------
+# ---- Probes: regions with a visible effect, for tests and measurements -------------------------------------
 
 cdef struct Count:
     int32_t *hits
@@ -144,8 +144,8 @@ cdef void sum_task(void *arg, size_t begin, size_t end, size_t worker) noexcept 
 cdef void busy_task(void *arg, size_t begin, size_t end, size_t worker) noexcept nogil:
     cdef Busy *b = <Busy *> arg
     cdef uint64_t until
-    cdef size_t i
-    for i in range(begin, end):
+    cdef size_t _i
+    for _i in range(begin, end):
         until = hyp_now() + b.nanoseconds
         while hyp_now() < until:
             pass
@@ -153,7 +153,7 @@ cdef void busy_task(void *arg, size_t begin, size_t end, size_t worker) noexcept
 
 
 def probe_count(Team team not None, int32_t[::1] hits, size_t grain, size_t nested=0):
-    """Add 1 to every element of `hits` (int32) in one region; `nested` > 0: through inner regions of that grain."""
+    """Add 1 to every element of `hits` (int32); `nested` > 0: through inner regions of that grain."""
     cdef size_t n = <size_t> hits.shape[0]
     cdef Count c = Count(NULL, team._team, nested)
     cdef int status
@@ -186,7 +186,7 @@ def probe_sum(Team team not None, const double[::1] values, size_t grain):
 
 
 def probe_busy(Team team not None, size_t chunks, uint64_t nanoseconds):
-    """Burn `nanoseconds` in each of `chunks` chunks; return how many chunks workers other than the caller did."""
+    """Burn `nanoseconds` in each of `chunks` chunks; return how many the caller did not do itself."""
     cdef Py_ssize_t i
     cdef int32_t *done = <int32_t *> calloc(16 * team.threads, sizeof(int32_t))
     cdef int status, others = 0

@@ -1,8 +1,8 @@
 """The ledger: who reserved how many bytes, under which limit.
 
-A :class:`MemoryBudget` counts; it allocates nothing. Everything of some size reserves before it allocates and gives back
-when it closes. Budgets form a tree with one root a process (:func:`process_budget`): a reservation counts in its budget
-and in all ancestors, in all or in none.
+A :class:`MemoryBudget` counts; it allocates nothing. Everything of some size reserves before it allocates and
+gives back when it closes. Budgets form a tree with one root a process (:func:`process_budget`): a reservation
+counts in its budget and in all ancestors, in all or in none.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class _Lock:
     """One lock for all ledgers: they are touched a few times a second.
 
-    It is reentrant, because the collector may release a reservation in the middle of any statement of the thread that
-    holds it. Such a release waits in `deferred` until that thread is done with its own change.
+    It is reentrant, because the collector may release a reservation in the middle of any statement of the
+    thread that holds it. Such a release waits in `deferred` until that thread is done with its own change.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ _POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _LARGEST = 2**63 - 1
 
 
-# ---- Sizes -----------------------------------------------------------------------------------------------------------
+# ---- Sizes -------------------------------------------------------------------------------------------------
 
 
 def parse_size(size: str | SupportsIndex) -> int:
@@ -67,8 +67,8 @@ def parse_size(size: str | SupportsIndex) -> int:
     Parameters
     ----------
     size : int or str
-        Bytes, or text such as ``"512MB"`` (512 * 10**6), ``"512MiB"`` (512 * 2**20), ``"1.5 GB"`` or ``"4096"``. Case
-        does not matter. Fractions of a byte are dropped.
+        Bytes, or text such as ``"512MB"`` (512 * 10**6), ``"512MiB"`` (512 * 2**20), ``"1.5 GB"`` or
+        ``"4096"``. Case does not matter. Fractions of a byte are dropped.
 
     Raises
     ------
@@ -79,7 +79,9 @@ def parse_size(size: str | SupportsIndex) -> int:
         match = _SIZE.fullmatch(size.strip())
         known = match is not None and (match[4] or not match[2]) and (match[2] or not match[3])
         if match is None or not known or ("." in match[1] and not match[2]):
-            raise InvalidArgumentError(f'a size is a number of bytes or text like "512MB", "2GiB", "1.5 GB"; not {size!r}')
+            raise InvalidArgumentError(
+                f'a size is a number of bytes or text like "512MB" or "1.5 GiB", not {size!r}'
+            )
         whole, _, part = match[1].partition(".")
         unit = (1024 if match[3] else 1000) ** _POWER[match[2].lower()]
         value = int(whole + part) * unit // 10 ** len(part)  # in integers: exact
@@ -89,14 +91,15 @@ def parse_size(size: str | SupportsIndex) -> int:
                 raise TypeError
             value = operator.index(size)
         except TypeError:
-            raise InvalidArgumentError(f"a size is an integer or text, not {type(size).__name__} {size!r}") from None
+            kind = type(size).__name__
+            raise InvalidArgumentError(f"a size is an integer or text, not {kind} {size!r}") from None
     if not 0 <= value <= _LARGEST:
         raise InvalidArgumentError(f"a size is from 0 to {_LARGEST} bytes, not {size!r}")
     return value
 
 
 def format_size(nbytes: int) -> str:
-    """Return a size in the decimal unit that suits it, with three digits: ``"1.50 GB"``, ``"620 MB"``, ``"17 B"``."""
+    """Return a size in the decimal unit that suits it, with three digits: ``"1.50 GB"``, ``"17 B"``."""
     sign, value = ("-", -nbytes) if nbytes < 0 else ("", nbytes)
     if value < 1000:
         return f"{sign}{value} B"
@@ -117,25 +120,25 @@ def _enough(nbytes: int) -> str:
     return f"{amount}{prefix}B"
 
 
-# ---- The machine -----------------------------------------------------------------------------------------------------
+# ---- The machine -------------------------------------------------------------------------------------------
 
 
 def available_memory() -> int:
     """Return the bytes that this process can still take without swapping.
 
-    The least of what the machine has available and what each control group (version 1 or 2) leaves, page cache that
-    can be reclaimed counted as free.
+    The least of what the machine has available and what each control group (version 1 or 2) leaves, page
+    cache that can be reclaimed counted as free.
     """
     available = system.machine_memory()[1]
     return min([available, *(max(0, limit - used) for limit, used in system.memory_groups())])
 
 
 def total_memory() -> int:
-    """Return the bytes that this process could ever have: the machine's memory, or its control group's limit."""
+    """Return the bytes that this process could ever have: the machine's, or its control group's limit."""
     return min([system.machine_memory()[0], *(limit for limit, _ in system.memory_groups())])
 
 
-# ---- The ledger ------------------------------------------------------------------------------------------------------
+# ---- The ledger --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,8 @@ class MemoryStats:
 class Reservation:
     """Bytes that a budget counts for an owner until :meth:`release`; a context manager.
 
-    Made by :meth:`MemoryBudget.reserve`. One that is dropped without release gives its bytes back when it is collected.
+    Made by :meth:`MemoryBudget.reserve`. One that is dropped without release gives its bytes back when it is
+    collected.
     """
 
     __slots__ = ("__weakref__", "_budget", "_nbytes", "_owner", "_released")
@@ -239,8 +243,8 @@ class MemoryBudget:
     Parameters
     ----------
     limit : int or str, optional
-        Bytes, as :func:`parse_size` reads them. Without one a root takes what is available now, and a child is bounded
-        by its ancestors alone.
+        Bytes, as :func:`parse_size` reads them. Without one a root takes what is available now, and a child
+        is bounded by its ancestors alone.
     parent : MemoryBudget, optional
         Budget in which everything reserved here counts too.
     name : str
@@ -258,7 +262,9 @@ class MemoryBudget:
         if parent is not None and not isinstance(parent, MemoryBudget):
             raise InvalidArgumentError(f"parent must be a MemoryBudget or None, not {type(parent).__name__}")
         self._name, self._parent = str(name), parent
-        self._limit = parse_size(limit) if limit is not None else available_memory() if parent is None else None
+        if limit is None and parent is None:
+            limit = available_memory()
+        self._limit = None if limit is None else parse_size(limit)
         self._used = self._peak = self._total = self._reservations = 0
         self._owners: dict[str, int] = {}
         self._closed = False
@@ -310,7 +316,7 @@ class MemoryBudget:
         return self._closed
 
     def by_owner(self) -> dict[str, int]:
-        """Return the bytes that each owner has reserved now, the largest first; a child's as ``"child/owner"``."""
+        """Return the bytes that each owner has reserved now, largest first; a child's as ``"child/owner"``."""
         with _lock:
             owners = dict(self._owners)
         return dict(sorted(owners.items(), key=lambda item: (-item[1], item[0])))
@@ -362,8 +368,8 @@ class MemoryBudget:
         Raises
         ------
         MemoryBudgetError
-            If they do not fit here or in an ancestor: nothing is reserved then, and the message has the table of owners
-            and the smallest limit that would do (``context["required"]``).
+            If they do not fit here or in an ancestor: nothing is reserved then, and the message has the table
+            of owners and the smallest limit that would do (``context["required"]``).
         HyperionRuntimeError
             If this budget or an ancestor is closed.
         """
@@ -394,7 +400,7 @@ class MemoryBudget:
             raise refusal()
 
     def close(self) -> None:
-        """Refuse further reservations. Those that exist count until they are released. May be called again."""
+        """Refuse further reservations; those that exist count until released. May be called again."""
         self._closed = True
 
     def __enter__(self) -> Self:
@@ -410,7 +416,8 @@ class MemoryBudget:
     # -- the rest under the lock
 
     def _chain(self) -> list[MemoryBudget]:
-        chain, budget = [], self
+        chain: list[MemoryBudget] = []
+        budget: MemoryBudget | None = self
         while budget is not None:
             chain.append(budget)
             budget = budget._parent
@@ -430,7 +437,8 @@ class MemoryBudget:
         for budget in self._chain():
             required = budget._used + asked
             if budget._limit is not None and required > budget._limit:
-                return budget._describe({prefix + owner: n for owner, n in items.items()}, required, budget._limit)
+                named = {prefix + owner: nbytes for owner, nbytes in items.items()}
+                return budget._describe(named, required, budget._limit)
             prefix = f"{budget._name}/{prefix}"
         return None
 
@@ -446,14 +454,17 @@ class MemoryBudget:
                 del budget._owners[owner]
             owner = f"{budget._name}/{owner}"
 
-    def _describe(self, items: Mapping[str, int], required: int, limit: int) -> Callable[[], MemoryBudgetError]:
+    def _describe(
+        self, items: Mapping[str, int], required: int, limit: int
+    ) -> Callable[[], MemoryBudgetError]:
         asked = sum(items.values())
         owners = self.by_owner()
         rows = [(owner, nbytes, "in use") for owner, nbytes in owners.items()]
         rows += [(owner, nbytes, "asked for") for owner, nbytes in items.items()]
         rows.append(("total", required, ""))
         width = max(len(owner) for owner, _, _ in rows)
-        table = "\n".join(f"  {owner:{width}}  {nbytes:>17,}  {state}".rstrip() for owner, nbytes, state in rows)
+        lines = (f"  {owner:{width}}  {nbytes:>17,}  {state}" for owner, nbytes, state in rows)
+        table = "\n".join(line.rstrip() for line in lines)
         if items:
             what = f"cannot hold {format_size(asked)} more for {', '.join(items)}"
         else:
@@ -510,7 +521,8 @@ def allocate(
     Returns
     -------
     PageBuffer
-        A writable buffer of uint8. Closing it gives the pages and the reservation back, once its last view is gone.
+        A writable buffer of uint8. Closing it gives the pages and the reservation back, once its last view is
+        gone.
 
     Raises
     ------
