@@ -1,0 +1,141 @@
+"""What the commands share: options, the demo model, progress bars, output and memory figures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyperion.errors import HyperionIOError
+
+DEMO_MODEL = "shakespeare-q8_0.gguf"
+BROKEN_PIPE = 141
+
+as_json = click.option("--json", "json_output", is_flag=True, help="Print one JSON object instead of text.")
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that `load_model` takes; pass them on as ``**engine``."""
+    options = [
+        click.option("--memory-budget", metavar="SIZE", help='Bytes to use at most, such as "512MB" or "2GiB".'),
+        click.option("--threads", type=int, help="Threads; by default the processors that the process may use."),
+        click.option("--context-length", type=int, help="Positions; by default the model's own, at most 4096."),
+        click.option("--kv-type", type=click.Choice(["f16", "q8_0", "q4_0"]), default="f16", show_default=True),
+        click.option("--io", type=click.Choice(["auto", "direct", "buffered", "mmap"]), default="auto", show_default=True),
+        click.option("--simd", metavar="LEVEL", help="Force an instruction set: generic, avx2, avx512, ..."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextlib.contextmanager
+def model_path(given: str | None) -> Iterator[Path]:
+    """The named model, or the one that ships in the package."""
+    if given is not None:
+        yield Path(given)
+        return
+    resource = resources.files("hyperion") / "data" / DEMO_MODEL
+    if not resource.is_file():
+        raise HyperionIOError(f"this installation has no demo model ({DEMO_MODEL}); name a model")
+    with resources.as_file(resource) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A function for `progress=`; it draws on standard error, and None where that is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    scaled = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
+    with tqdm(desc=label, unit=unit, leave=False, delay=0.3, file=sys.stderr, **scaled) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+def emit(text: str) -> None:
+    """Write to standard output at once; a character that its encoding lacks becomes a question mark."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def emit_json(value: object) -> None:
+    """Write one JSON object and a newline to standard output."""
+    emit(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def note(text: str) -> None:
+    """Write a line to standard error."""
+    click.echo(text, err=True)
+
+
+def silence_output() -> int:
+    """Point standard output at nothing, so that the interpreter's last flush succeeds; return the exit status."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
+def read_text(path: str) -> str:
+    """The content of a UTF-8 file, or of standard input for ``-``, line ends as they are."""
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise HyperionIOError(f"cannot read {path}: {error.strerror or error}", path=path) from error
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{path} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
+
+
+def peak_resident() -> int | None:
+    """The largest resident set of this process so far in bytes (VmHWM), or None where the system does not tell."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+
+
+class MemoryWatch:
+    """Peak memory of a model's life: what the ledger counted and what the process grew by."""
+
+    def __init__(self) -> None:
+        self.before = peak_resident()
+
+    def figures(self, model: Any) -> dict[str, int | None]:
+        """Bytes: the ledger's peak, the growth of the process's peak resident set, and the budget."""
+        now = peak_resident()
+        grown = None if now is None or self.before is None else now - self.before
+        return {
+            "peak_memory": model.memory_stats.peak_usage,
+            "resident_growth": grown,
+            "memory_budget": model.plan.budget,
+        }
+
+
+def memory_sentence(figures: dict[str, int | None]) -> str:
+    """Those figures for a reader."""
+    from hyperion.memory import format_size
+
+    grown = figures["resident_growth"]
+    text = f"peak memory {format_size(figures['peak_memory'])} of a budget of {format_size(figures['memory_budget'])}"
+    return text + (f"; the process grew by {format_size(grown)}" if grown is not None else "")
