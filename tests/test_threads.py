@@ -123,7 +123,7 @@ def test_signal_reaches_a_caller_that_waits_for_workers(alarm):
     assert probe_sum(team, np.ones(100), 1) == 100
 
 
-def test_signal_reaches_a_caller_that_waits_its_turn(alarm):
+def test_signal_reaches_a_caller_while_another_has_the_workers(alarm):
     team = Team(2)
     ended = []
 

@@ -1,14 +1,15 @@
 from collections.abc import Callable
 
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
 PAGE_SIZE: int
 
 
+@disjoint_base
 class PageBuffer:
-    def __init__(
-        self, nbytes: int, huge: bool = True, on_release: Callable[[], object] | None = None
-    ) -> None: ...
+    def __new__(
+        cls, nbytes: int, huge: bool = True, on_release: Callable[[], object] | None = None
+    ) -> Self: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int: ...
     def __enter__(self) -> Self: ...

@@ -1,8 +1,9 @@
-from typing_extensions import Buffer
+from typing_extensions import Buffer, Self, disjoint_base
 
 
+@disjoint_base
 class Team:
-    def __init__(self, threads: int) -> None: ...
+    def __new__(cls, threads: int) -> Self: ...
     @property
     def threads(self) -> int: ...
 

@@ -62,7 +62,8 @@ cdef class Team:
     """A team of threads for parallel regions; the caller of a region is one of them.
 
     No thread starts before the first region, and all end with the object. A team may be used from several
-    Python threads (regions take turns) and after a fork (the child starts its own threads).
+    Python threads (while one has the workers, the others work alone) and after a fork (the child starts its
+    own threads).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-/* The few things of an operating system that threads need: 32-bit atomics, sleeping on a word, locks, threads, a clock.
+/* The few things of an operating system that threads need: 32-bit atomics, sleeping on a word, threads, a clock.
  * Sleeping is a futex on Linux, WaitOnAddress on Windows and one lock with one condition (a `hyp_lot`) elsewhere. */
 #ifndef HYP_THREADS_OS_H
 #define HYP_THREADS_OS_H
@@ -104,21 +104,6 @@ HYP_INLINE uint64_t hyp_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 #endif
 }
-
-/* ---- Locks ------------------------------------------------------------------------------------------------------- */
-#if defined(_WIN32)
-typedef SRWLOCK hyp_lock;
-HYP_INLINE void hyp_lock_init(hyp_lock *l) { InitializeSRWLock(l); }
-HYP_INLINE void hyp_lock_free(hyp_lock *l) { (void)l; }
-HYP_INLINE void hyp_lock_take(hyp_lock *l) { AcquireSRWLockExclusive(l); }
-HYP_INLINE void hyp_lock_give(hyp_lock *l) { ReleaseSRWLockExclusive(l); }
-#else
-typedef pthread_mutex_t hyp_lock;
-HYP_INLINE void hyp_lock_init(hyp_lock *l) { pthread_mutex_init(l, NULL); }
-HYP_INLINE void hyp_lock_free(hyp_lock *l) { pthread_mutex_destroy(l); }
-HYP_INLINE void hyp_lock_take(hyp_lock *l) { pthread_mutex_lock(l); }
-HYP_INLINE void hyp_lock_give(hyp_lock *l) { pthread_mutex_unlock(l); }
-#endif
 
 /* ---- Sleeping on a word ------------------------------------------------------------------------------------------
  * hyp_sleep returns when the word differs from `seen`, when woken, after `ms` milliseconds (HYP_FOREVER: never), or for

@@ -35,14 +35,6 @@ typedef struct {
     hyp_thread thread;
 } member;
 
-/* A caller that waits its turn; lives on that caller's stack. */
-typedef struct turn {
-    struct turn *next;
-    hyp_word granted;
-} turn;
-
-enum { FREE = 0, HELD = 1, CONTENDED = 2 }; /* CONTENDED: the holder must look at the queue when it releases */
-
 struct hyp_team {
     /* One cache line goes to a worker that takes a chunk: the word it takes it from, and what to do. */
     HYP_ALIGN64 hyp_word left;
@@ -50,15 +42,15 @@ struct hyp_team {
     uint32_t chunks;
     hyp_task_fn task;
     void *arg;
-    size_t n, grain;
+    size_t first, n, grain; /* items first..n-1 */
     HYP_ALIGN64 hyp_word pending;
     hyp_word caller_sleeps;
     HYP_ALIGN64 hyp_word epoch; /* workers sleep on it */
     hyp_word workers_sleep;     /* some worker sleeps, or is about to */
     hyp_word stop;
-    HYP_ALIGN64 hyp_word holder;
+    HYP_ALIGN64 hyp_word busy; /* a caller has the workers */
     hyp_word generation; /* of fork */
-    /* The rest belongs to the holder, except the queue and the poll. */
+    /* The rest belongs to that caller, but for the size and the poll, which are set once. */
     size_t threads;
     size_t wanted, started; /* workers; wanted shrinks to what the system gave */
     member *members;        /* threads - 1 */
@@ -67,8 +59,6 @@ struct hyp_team {
     uint64_t rest, rest_end; /* ns: the last one's length, and when to try one more worker */
     hyp_poll_fn poll;
     void *poll_arg;
-    hyp_lock queue_lock;
-    turn *first, *last;
     hyp_lot lot;
 };
 
@@ -111,15 +101,13 @@ static void reset(hyp_team *t)
     hyp_store(&t->caller_sleeps, 0);
     hyp_store(&t->workers_sleep, 0);
     hyp_store(&t->stop, 0);
-    hyp_store(&t->holder, FREE);
+    hyp_store(&t->busy, 0);
     t->wanted = t->threads - 1;
     t->started = 0;
     t->caller_slow = 0;
     t->savings = 0;
     t->rest = t->rest_end = 0;
     hyp_store(&t->active, (uint32_t)t->wanted);
-    t->first = t->last = NULL;
-    hyp_lock_init(&t->queue_lock);
     hyp_lot_init(&t->lot);
 }
 
@@ -144,7 +132,7 @@ static uint32_t take(hyp_team *t)
 
 static void work(hyp_team *t, uint32_t left, size_t worker)
 {
-    const size_t begin = (size_t)(t->chunks - left) * t->grain, rest = t->n - begin;
+    const size_t begin = t->first + (size_t)(t->chunks - left) * t->grain, rest = t->n - begin;
     t->task(t->arg, begin, begin + (rest < t->grain ? rest : t->grain), worker);
 }
 
@@ -240,14 +228,20 @@ static int ask_between(hyp_team *t, pace *p)
     return ask(t, now);
 }
 
-static int run_alone(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t grain, size_t worker, int polls)
+/* One chunk in the calling thread, which advances *begin. */
+static void step(hyp_task_fn task, void *arg, size_t *begin, size_t n, size_t grain, size_t worker)
 {
-    pace p = {0, 2, polls ? hyp_now() : 0};
-    for (size_t begin = 0; begin < n;) {
-        const size_t end = n - begin < grain ? n : begin + grain;
-        task(arg, begin, end, worker);
-        begin = end;
-        if (polls && ask_between(t, &p)) return HYP_CANCELLED;
+    const size_t end = n - *begin < grain ? n : *begin + grain;
+    task(arg, *begin, end, worker);
+    *begin = end;
+}
+
+static int run_alone(hyp_team *t, hyp_task_fn task, void *arg, size_t begin, size_t n, size_t grain)
+{
+    pace p = {0, 2, hyp_now()};
+    while (begin < n) {
+        step(task, arg, &begin, n, grain, 0);
+        if (ask_between(t, &p)) return HYP_CANCELLED;
     }
     return HYP_OK;
 }
@@ -314,8 +308,9 @@ static void end_of_rest(hyp_team *t, uint64_t now)
     hyp_wake(&t->lot, &t->active);
 }
 
-static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t grain, uint32_t chunks)
+static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t first, size_t n, size_t grain)
 {
+    const uint32_t chunks = (uint32_t)((n - first - 1) / grain + 1);
     const uint32_t generation = fork_generation();
     const uint64_t start = hyp_now();
     uint64_t waited = 0;
@@ -324,14 +319,15 @@ static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t
     pace p = {0, 2, start};
     if (t->started < t->wanted) start_workers(t);
     if (t->rest_end) end_of_rest(t, start);
-    if (!hyp_peek(&t->active)) {
+    if (chunks == 1 || !hyp_peek(&t->active)) {
         inside = 1;
-        status = run_alone(t, task, arg, n, grain, 0, 1);
+        status = run_alone(t, task, arg, first, n, grain);
         inside = 0;
         return generation == fork_generation() ? status : HYP_ERROR_RUNTIME;
     }
     t->task = task;
     t->arg = arg;
+    t->first = first;
     t->n = n;
     t->grain = grain;
     t->chunks = chunks;
@@ -365,68 +361,6 @@ static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t
     return status;
 }
 
-/* ---- One region at a time, first come first served --------------------------------------------------------------- */
-static void release(hyp_team *t)
-{
-    uint32_t held = HELD;
-    if (hyp_cas(&t->holder, &held, FREE)) return;
-    hyp_lock_take(&t->queue_lock);
-    turn *const next = t->first;
-    if (next) { /* stays CONTENDED: handed over, so that a hot caller cannot starve the others */
-        t->first = next->next;
-        if (!t->first) t->last = NULL;
-        hyp_store(&next->granted, 1);
-        hyp_wake(&t->lot, &next->granted); /* inside the lock: once it sees the grant and passes the lock, it is gone */
-    } else {
-        hyp_store(&t->holder, FREE);
-    }
-    hyp_lock_give(&t->queue_lock);
-}
-
-static void leave_queue(hyp_team *t, const turn *self)
-{
-    turn **link = &t->first, *previous = NULL;
-    while (*link != self) {
-        previous = *link;
-        link = &previous->next;
-    }
-    *link = self->next;
-    if (t->last == self) t->last = previous;
-}
-
-static int acquire(hyp_team *t)
-{
-    uint32_t holder = FREE;
-    if (hyp_cas(&t->holder, &holder, HELD)) return HYP_OK;
-    turn self = {NULL, 0};
-    hyp_lock_take(&t->queue_lock);
-    if (hyp_swap(&t->holder, CONTENDED) == FREE) { /* released meanwhile */
-        hyp_lock_give(&t->queue_lock);
-        return HYP_OK;
-    }
-    if (t->last) t->last->next = &self;
-    else t->first = &self;
-    t->last = &self;
-    hyp_lock_give(&t->queue_lock);
-    const uint32_t generation = fork_generation();
-    while (!hyp_load(&self.granted)) {
-        hyp_sleep(&t->lot, &self.granted, 0, POLL_EVERY / 1000000);
-        if (hyp_load(&self.granted)) break;
-        const int cancelled = ask(t, hyp_now());
-        if (generation != fork_generation()) return HYP_ERROR_RUNTIME;
-        if (!cancelled) continue;
-        hyp_lock_take(&t->queue_lock);
-        const int granted = (int)hyp_load(&self.granted);
-        if (!granted) leave_queue(t, &self);
-        hyp_lock_give(&t->queue_lock);
-        if (granted) release(t);
-        return HYP_CANCELLED;
-    }
-    hyp_lock_take(&t->queue_lock); /* the grantor has left our word */
-    hyp_lock_give(&t->queue_lock);
-    return HYP_OK;
-}
-
 /* ---- The contract ------------------------------------------------------------------------------------------------ */
 static int team_run(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t grain)
 {
@@ -436,18 +370,31 @@ static int team_run(hyp_team *t, hyp_task_fn task, void *arg, size_t n, size_t g
         task(arg, 0, n, inside ? inside - 1 : 0);
         return HYP_OK;
     }
-    if (inside) return run_alone(t, task, arg, n, grain, inside - 1, 0);
-    if (t->threads == 1) return run_alone(t, task, arg, n, grain, 0, 1);
-    size_t chunks = (n - 1) / grain + 1;
-    if (chunks > 1u << 30) { /* more than the words count: whole multiples of the grain a chunk */
-        grain *= (chunks - 1) / (1u << 30) + 1;
-        chunks = (n - 1) / grain + 1;
+    size_t begin = 0;
+    if (inside) {
+        while (begin < n) step(task, arg, &begin, n, grain, inside - 1);
+        return HYP_OK;
     }
+    if (t->threads == 1) return run_alone(t, task, arg, 0, n, grain);
+    if ((n - 1) / grain >= 1u << 30) grain *= (n - 1) / grain / (1u << 30) + 1; /* chunks are counted in 32 bits */
     notice_fork(t);
-    int status = acquire(t);
-    if (status != HYP_OK) return status;
-    status = run_region(t, task, arg, n, grain, (uint32_t)chunks);
-    if (status != HYP_ERROR_RUNTIME) release(t);
+    const uint32_t generation = fork_generation();
+    pace p = {0, 2, 0};
+    uint32_t idle_team = 0;
+    /* While another caller has the workers, this one is a thread of its own: it does chunks and looks again. */
+    while (hyp_peek(&t->busy) || !hyp_cas(&t->busy, &idle_team, 1)) {
+        idle_team = 0;
+        if (!p.seen) p.seen = hyp_now();
+        inside = 1;
+        step(task, arg, &begin, n, grain, 0);
+        const int cancelled = ask_between(t, &p);
+        inside = 0;
+        if (generation != fork_generation()) return HYP_ERROR_RUNTIME;
+        if (cancelled) return HYP_CANCELLED;
+        if (begin == n) return HYP_OK;
+    }
+    const int status = run_region(t, task, arg, begin, n, grain);
+    if (status != HYP_ERROR_RUNTIME) hyp_store(&t->busy, 0);
     return status;
 }
 
@@ -491,7 +438,6 @@ static void team_destroy(hyp_team *t)
     hyp_wake(&t->lot, &t->epoch);
     hyp_wake(&t->lot, &t->active);
     for (size_t i = 0; i < t->started; i++) hyp_thread_join(t->members[i].thread);
-    hyp_lock_free(&t->queue_lock);
     hyp_lot_free(&t->lot);
     free(t->members);
 #if defined(_WIN32)

@@ -18,8 +18,9 @@ typedef struct {
     void (*destroy)(hyp_team *team);                  /* joins */
     size_t (*size)(const hyp_team *team);
     void (*set_poll)(hyp_team *team, hyp_poll_fn poll, void *arg);
-    /* Run task over items 0..n-1 in chunks of `grain`; returns HYP_OK or HYP_CANCELLED. One region at a time a team: a
-     * second caller waits. A region of one chunk, or a team of one, runs in the caller with no synchronisation. */
+    /* Run task over items 0..n-1 in chunks of `grain`; returns HYP_OK or HYP_CANCELLED (some chunks were not run). Worker
+     * numbers are unique within a region. A second caller does its chunks itself until the team is free. A region of one
+     * chunk, of a team of one, or inside another region's task runs in the calling thread with no synchronisation. */
     int (*run)(hyp_team *team, hyp_task_fn task, void *arg, size_t n, size_t grain);
 } hyp_threads_api;
 
