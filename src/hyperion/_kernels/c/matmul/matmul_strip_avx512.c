@@ -38,27 +38,30 @@ HYP_INLINE __m512i start(int from_memory, const int32_t *value)
     return from_memory ? hyp_spread_avx512(value) : _mm512_setzero_si512();
 }
 
-/* Tokens t and t+1 of one block. */
-HYP_INLINE void block_times_two(int shape, const __m512i *w, const hyp_strip_block *b, const token_values *values,
-                                const uint8_t *act, int t, __m512 *acc)
+enum { TOKENS = 8 }; /* tokens in step: as many chains of vpdpbusd as hide its latency on two ports */
+
+/* `tokens` (a constant, at most TOKENS) tokens from t on of one block. */
+HYP_INLINE void block_times(int shape, int tokens, const hyp_strip_block *b, const token_values *values, const uint8_t *act,
+                            int t, __m512 *acc)
 {
     const int halves = shape == HYP_SHAPE_HALVES, zero = shape == HYP_SHAPE_SYM || halves;
-    __m512i low[2], high[2];
+    __m512i low[TOKENS], high[TOKENS];
     HYP_UNROLL
-    for (int u = 0; u < 2; u++) {
+    for (int u = 0; u < tokens; u++) {
         low[u] = start(zero, &values->low[t + u]);
         high[u] = start(halves, &values->high[t + u]);
     }
     HYP_UNROLL
     for (int v = 0; v < 8; v++) {
+        const __m512i w = _mm512_load_si512(b->w[v]);
         HYP_UNROLL
-        for (int u = 0; u < 2; u++) {
+        for (int u = 0; u < tokens; u++) {
             __m512i *sum = halves && v >= 4 ? &high[u] : &low[u];
-            *sum = _mm512_dpbusd_epi32(*sum, w[v], hyp_spread_avx512(act + HYP_BLOCK * (t + u) + 4 * v));
+            *sum = _mm512_dpbusd_epi32(*sum, w, hyp_spread_avx512(act + HYP_BLOCK * (t + u) + 4 * v));
         }
     }
     HYP_UNROLL
-    for (int u = 0; u < 2; u++) {
+    for (int u = 0; u < tokens; u++) {
         const __m512 da = hyp_spread_f32_avx512(act + ACT_D + 4 * (t + u));
         const __m512 dw = _mm512_mul_ps(_mm512_load_ps(b->d), da);
         __m512 sum = _mm512_cvtepi32_ps(low[u]);
@@ -76,34 +79,40 @@ HYP_INLINE void block_times_two(int shape, const __m512i *w, const hyp_strip_blo
     }
 }
 
-HYP_INLINE void strip_times(int shape, int zero, int tokens, const hyp_strip_block *b, size_t blocks, const uint8_t *act,
-                            float (*out)[HYP_PANEL])
+HYP_INLINE void panel_times(int shape, int tokens, const hyp_strip_block *b, size_t n, const uint8_t *act,
+                            const token_values *values, hyp_strip_sums *sums)
 {
     __m512 acc[16];
     HYP_UNROLL
-    for (int t = 0; t < tokens; t++) acc[t] = _mm512_load_ps(out[t]);
-    for (size_t i = 0; i < blocks; i++, b++, act += ACT_RECORD) {
-        token_values values;
-        token_values_of(shape, zero, act, &values);
-        __m512i w[8];
+    for (int t = 0; t < tokens; t++) acc[t] = _mm512_load_ps(sums->at[t]);
+    for (size_t i = 0; i < n; i++, act += ACT_RECORD) {
         HYP_UNROLL
-        for (int v = 0; v < 8; v++) w[v] = _mm512_load_si512(b->w[v]);
-        HYP_UNROLL
-        for (int t = 0; t < tokens; t += 2) block_times_two(shape, w, b, &values, act, t, acc + t);
+        for (int t = 0; t < tokens; t += TOKENS)
+            block_times(shape, tokens - t < TOKENS ? tokens - t : TOKENS, b + i, values + i, act, t, acc + t);
     }
     HYP_UNROLL
-    for (int t = 0; t < tokens; t++) _mm512_store_ps(out[t], acc[t]);
+    for (int t = 0; t < tokens; t++) _mm512_store_ps(sums->at[t], acc[t]);
 }
 
 /* Four sizes: a token that does not exist costs as much as one that does, and most calls of 2 to 16 tokens are small. */
+HYP_INLINE void strip_times(int shape, int zero, const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act,
+                            size_t tokens, hyp_strip_sums *sums)
+{
+    token_values values[HYP_STRIP_BLOCKS];
+    for (size_t i = 0; i < n; i++) token_values_of(shape, zero, act + i * ACT_RECORD, &values[i]);
+    for (size_t p = 0; p < panels; p++, strip++, sums += HYP_STRIP_GROUPS) {
+        if (tokens <= 4) panel_times(shape, 4, strip->block, n, act, values, sums);
+        else if (tokens <= 8) panel_times(shape, 8, strip->block, n, act, values, sums);
+        else if (tokens <= 12) panel_times(shape, 12, strip->block, n, act, values, sums);
+        else panel_times(shape, 16, strip->block, n, act, values, sums);
+    }
+}
+
 #define STRIP(name, shape, zero)                                                                                        \
-    static void strip_##name(const hyp_strip_block *b, size_t blocks, const uint8_t *act, size_t tokens,                \
-                             float (*acc)[HYP_PANEL])                                                                   \
+    static void strip_##name(const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens,        \
+                             hyp_strip_sums *sums)                                                                      \
     {                                                                                                                   \
-        if (tokens <= 4) strip_times(shape, zero, 4, b, blocks, act, acc);                                              \
-        else if (tokens <= 8) strip_times(shape, zero, 8, b, blocks, act, acc);                                         \
-        else if (tokens <= 12) strip_times(shape, zero, 12, b, blocks, act, acc);                                       \
-        else strip_times(shape, zero, 16, b, blocks, act, acc);                                                         \
+        strip_times(shape, zero, strip, panels, n, act, tokens, sums);                                                  \
     }
 STRIP(zero_8, HYP_SHAPE_SYM, 8)
 STRIP(zero_16, HYP_SHAPE_SYM, 16)

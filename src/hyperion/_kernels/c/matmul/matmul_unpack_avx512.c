@@ -1,11 +1,12 @@
 /* Strips: blocks of a panel taken apart into bytes and float scales, once for all the tokens of a call. */
 #include "matmul/products_avx512.h"
 
-HYP_INLINE void unpack(int type, const uint8_t *rec, size_t blocks, hyp_strip_block *strip)
+HYP_INLINE void unpack(int type, const uint8_t *rec, size_t n, hyp_strip *to)
 {
+    hyp_strip_block *strip = to->block;
     const int groups = (int)(hyp_block_len(type) / HYP_BLOCK), shape = hyp_shape_avx512(type);
     const size_t record = HYP_PANEL * hyp_block_bytes(type);
-    for (size_t i = 0; i < blocks; i += (size_t)groups, rec += record) {
+    for (size_t i = 0; i < n; i += (size_t)groups, rec += record) {
         HYP_UNROLL
         for (int g = 0; g < groups; g++, strip++) {
             hyp_block_avx512 b;
@@ -20,8 +21,8 @@ HYP_INLINE void unpack(int type, const uint8_t *rec, size_t blocks, hyp_strip_bl
 }
 
 #define UNPACK(name, type)                                                                                              \
-    void hyp_unpack_##name##_avx512(const uint8_t *rec, size_t blocks, hyp_strip_block *strip)                          \
+    void hyp_unpack_##name##_avx512(const uint8_t *rec, size_t n, hyp_strip *strip)                                    \
     {                                                                                                                   \
-        unpack(type, rec, blocks, strip);                                                                               \
+        unpack(type, rec, n, strip);                                                                                    \
     }
 HYP_BLOCK_TYPES_AVX512(UNPACK)

@@ -24,8 +24,14 @@
 HYP_BLOCK_TYPES_AVX512(HYP_GEMV_AVX512)
 
 /* ---- Two or more tokens: strips ---------------------------------------------------------------------------------------
- * A strip is a run of blocks of one panel taken apart into bytes and float scales in L1, once for all tokens. */
-enum { HYP_STRIP_BLOCKS = 16 };
+ * A strip is a run of K of one panel taken apart into what the inner loop reads, once for all tokens that pass by it.
+ * Two panels share the activations' way through the first-level cache. */
+enum {
+    HYP_STRIP_PANELS = 2,
+    HYP_STRIP_BLOCKS = 16,   /* blocks of 32 */
+    HYP_STRIP_K = 128,       /* K of float weights */
+    HYP_STRIP_GROUPS = 32    /* token groups whose accumulators are held at once */
+};
 
 typedef struct {
     HYP_ALIGN64 uint8_t w[8][64]; /* vector v: K = 4v..4v+3 of 16 rows; as an AMX tile: 8 rows of 64 bytes */
@@ -33,12 +39,26 @@ typedef struct {
     uint32_t q[HYP_PANEL];
 } hyp_strip_block;
 
-/* Take `blocks` blocks (whole records) apart. */
-typedef void (*hyp_strip_unpack_fn)(const uint8_t *rec, size_t blocks, hyp_strip_block *strip);
+typedef struct {
+    HYP_ALIGN64 float w[HYP_PANEL];
+} hyp_strip_row;
 
-/* acc[token][row] += strip x one group of 16 tokens, of which the first `tokens` count. */
-typedef void (*hyp_strip_mul_fn)(const hyp_strip_block *strip, size_t blocks, const uint8_t *act, size_t tokens,
-                                 float (*acc)[HYP_PANEL]);
+typedef union {
+    hyp_strip_block block[HYP_STRIP_BLOCKS];
+    hyp_strip_row row[HYP_STRIP_K];
+} hyp_strip;
+
+/* Accumulators of one panel and one group: [token][row]. */
+typedef struct {
+    HYP_ALIGN64 float at[HYP_ACT_TILE][HYP_PANEL];
+} hyp_strip_sums;
+
+/* Take n blocks (of 32 or 1 K; whole records) apart. */
+typedef void (*hyp_strip_unpack_fn)(const uint8_t *rec, size_t n, hyp_strip *strip);
+
+/* sums[panel * HYP_STRIP_GROUPS] += strip[panel] x one group of activations at `act`, of which the first `tokens` count. */
+typedef void (*hyp_strip_mul_fn)(const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens,
+                                 hyp_strip_sums *sums);
 
 /* How one type goes through strips. */
 typedef struct {
@@ -47,15 +67,14 @@ typedef struct {
     hyp_strip_mul_fn mul;
 } hyp_strips;
 
-#define HYP_UNPACK_AVX512(name, type)                                                                                   \
-    void hyp_unpack_##name##_avx512(const uint8_t *rec, size_t blocks, hyp_strip_block *strip);
-HYP_BLOCK_TYPES_AVX512(HYP_UNPACK_AVX512)
-
-/* The product with vpdpbusd of a type's strips. */
-hyp_strip_mul_fn hyp_strip_mul_avx512(int type);
-
 void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, size_t k, const void *act, size_t m,
                            float *out, size_t ldo);
+
+#define HYP_UNPACK_AVX512(name, type) void hyp_unpack_##name##_avx512(const uint8_t *rec, size_t n, hyp_strip *strip);
+HYP_BLOCK_TYPES_AVX512(HYP_UNPACK_AVX512)
+
+/* The product with vpdpbusd of a block type's strips. */
+hyp_strip_mul_fn hyp_strip_mul_avx512(int type);
 
 /* F32, F16, BF16. */
 void hyp_mul_f32_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
