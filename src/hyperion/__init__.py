@@ -21,7 +21,14 @@ from .errors import (
 
 __version__ = "0.1.0"
 
-_LAZY: dict[str, str] = {}  # public name: the module that has it
+_LAZY: dict[str, str] = {
+    "Chunk": "hyperion.generation",
+    "GenerationConfig": "hyperion.generation",
+    "Model": "hyperion.generation",
+    "Session": "hyperion.models",
+    "Tokenizer": "hyperion.tokenizer",
+    "load_model": "hyperion.generation",
+}  # public name: the module that has it
 
 __all__ = [
     "ErrorCode",

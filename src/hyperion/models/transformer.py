@@ -12,8 +12,8 @@ import numpy as np
 from hyperion import cpu
 from hyperion._kernels.nn import Runtime, Shape, head_scratch_bytes
 from hyperion._kernels.threads import Team
-from hyperion.errors import InvalidArgumentError, HyperionRuntimeError
-from hyperion.formats import open_container
+from hyperion.errors import FormatError, HyperionRuntimeError, InvalidArgumentError
+from hyperion.formats import Container, open_container
 from hyperion.memory import MemoryBudget, MemoryStats, Reservation, allocate, available_memory, parse_size, process_budget
 from hyperion.models.architectures import describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
@@ -27,6 +27,9 @@ __all__ = ["Transformer"]
 DEFAULT_CONTEXT = 4096
 RUNTIME_BYTES = 12_000_000
 """Code and objects that opening the first model brings in: the tokenizer library, the reader's and the team's stacks."""
+
+HF_TOKENIZER_FACTOR = 16
+"""Bytes that a tokenizer takes for a byte of tokenizer.json or tokenizer.model, while it is made."""
 
 Work = Sequence[tuple[Session, Sequence[int]]]
 
@@ -87,7 +90,7 @@ class Transformer:
 
     def _open(self, limit: int, progress: Callable[[int, int], None] | None) -> None:
         layers = layer_sizes(self.config, self._tensors)
-        tokenizer_bytes = Tokenizer.estimate_memory(self.container.metadata)
+        tokenizer_bytes = _tokenizer_bytes(self.container)
         vectors = sum(n for i in range(self.config.layers) for _, n in self.config.vectors(i).values()) + self.config.dim
         self._sizes = ModelSizes(
             layers=layers,
@@ -99,7 +102,7 @@ class Transformer:
         )
         self.plan: MemoryPlan = make_plan(self._sizes, limit, self.context_length)
         self._reserved = self.budget.reserve_all(self._sizes.fixed)
-        self.tokenizer = Tokenizer.from_metadata(self.container.metadata)
+        self.tokenizer = _open_tokenizer(self.container)
         self._scratch = self._allocate("activations", self._pass_bytes(self.plan.chunk))
         self._logits = self._allocate("logits", self._sizes.logits(self.plan.logits_rows))
         self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
@@ -287,6 +290,15 @@ class Transformer:
         """Bytes reserved now and at most, by owner."""
         return self.budget.stats()
 
+    @property
+    def stream_stats(self) -> dict[str, float]:
+        """Counters of the weight stream: passes, bytes_used (weights), bytes_read (alignment included), seconds.
+
+        Empty where everything is pinned.
+        """
+        ring = self._weights.ring if self._weights is not None else None
+        return {} if ring is None else ring.stats
+
     def describe(self) -> dict[str, Any]:
         """What really runs: instruction set, threads, reader, types, sizes."""
         self._check_open()
@@ -338,6 +350,22 @@ class Transformer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _tokenizer_bytes(container: Container) -> int:
+    """What the tokenizer will need at most, before it is made."""
+    file = container.metadata.get("tokenizer_file")
+    if file is not None:
+        return HF_TOKENIZER_FACTOR * os.path.getsize(file)
+    return Tokenizer.estimate_memory(container.metadata)
+
+
+def _open_tokenizer(container: Container) -> Tokenizer:
+    if "config" not in container.metadata:
+        return Tokenizer.from_metadata(container.metadata)
+    if container.metadata.get("tokenizer_file") is None:
+        raise FormatError(f"{container.path}: has no tokenizer.json and no tokenizer.model", path=container.path)
+    return Tokenizer.from_file(container.metadata["tokenizer_file"])
 
 
 def _cut(queue: list[Any], most: int) -> list[Any]:

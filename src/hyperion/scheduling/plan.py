@@ -238,7 +238,7 @@ def _streamed(sizes: ModelSizes, budget: int, context: int) -> MemoryPlan | None
         return None
     spare = budget - least.total
     chunk = next(c for c in CHUNKS if c == 1 or sizes.scratch(c) - sizes.scratch(1) <= spare // 16)
-    rows = _logits_rows(sizes, chunk, max(sizes.logits(1), spare // 64))
+    rows = _logits_rows(sizes, chunk, max(sizes.logits(1), spare // 32))
     # the ring's share grows with the budget until its slots are as large as a disk likes
     slot = min(4 * MIB, max(least.slot_bytes, _round_up(spare // 16 // SLOTS, 4096)))
     slots = SLOTS

@@ -1,0 +1,1 @@
+"""From files to memory: mapped models, the stream's schedule, progressive loading."""

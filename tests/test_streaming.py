@@ -1,0 +1,219 @@
+"""Models larger than their budget: the same bits, the plan held, errors on the consumer, nothing left behind."""
+
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+import hyperion
+from hyperion._kernels import stream
+from hyperion.scheduling import LayerSize, MatrixSize, ModelSizes, make_plan
+
+IDS = [(7 * i) % 2000 + 3 for i in range(70)]
+
+
+@pytest.fixture(scope="module")
+def path(shared):
+    return shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
+
+
+@pytest.fixture(scope="module")
+def expected(path):
+    with hyperion.load_model(path) as model:
+        assert model.plan.resident
+        return model.logits(IDS)
+
+
+def smallest_budget(path, **options):
+    with pytest.raises(hyperion.MemoryBudgetError) as caught:
+        hyperion.load_model(path, memory_budget=1_000_000, **options)
+    return caught.value.context["smallest"]
+
+
+def streamed(path, share=0.3, **options):
+    """The model in a budget that holds about this share of its weights."""
+    floor = smallest_budget(path, **options)
+    return hyperion.load_model(path, memory_budget=floor + int(share * path.stat().st_size), **options)
+
+
+def test_the_error_names_the_smallest_budget_and_it_works(path, expected):
+    floor = smallest_budget(path, context_length=128)
+    with hyperion.load_model(path, memory_budget=floor, context_length=128) as model:
+        assert model.plan.streamed_bytes == model.plan.weight_bytes
+        assert model.memory_stats.peak_usage <= floor
+        np.testing.assert_array_equal(model.logits(IDS), expected)
+    with pytest.raises(hyperion.MemoryBudgetError, match=str(floor)):
+        hyperion.load_model(path, memory_budget=floor - 4096, context_length=128)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("io", ["direct", "buffered", "auto"])
+def test_same_bits_in_every_budget(path, expected, share, io):
+    with streamed(path, share, io=io, context_length=256) as model:
+        assert 0 < model.plan.streamed_bytes
+        assert model.plan.total <= model.plan.budget
+        np.testing.assert_array_equal(model.logits(IDS), expected)
+        with model.session() as session:
+            rows = [session.eval(IDS[:50]), *(session.eval([t]) for t in IDS[50:])]
+        np.testing.assert_array_equal(np.stack(rows), expected[49:])
+        assert model.memory_stats.peak_usage <= model.plan.budget
+
+
+def test_every_pass_reads_the_streamed_weights_once(path):
+    with streamed(path, 0.4, context_length=256) as model, model.session() as session:
+        session.eval([1, 2, 3])
+        before = model.stream_stats
+        for token in range(20):
+            session.eval([token])
+        after = model.stream_stats
+        assert after["passes"] - before["passes"] == 20
+        read = after["bytes_used"] - before["bytes_used"]
+        ring = model.plan.slots * model.plan.slot_bytes
+        assert abs(read - 20 * model.plan.streamed_bytes) <= 2 * ring
+
+
+def test_prompt_lookup_changes_nothing_but_the_number_of_passes(path):
+    settings = {"temperature": 0, "max_length": 160, "ignore_end": True}
+    prompt = "To be, or not to be"  # its greedy continuation repeats itself
+    with hyperion.load_model(path) as model:
+        plain = [c.token for c in model.stream(prompt, **settings)]
+        sampled = [c.token for c in model.stream(prompt, temperature=0.9, seed=3, max_length=60)]
+    with streamed(path, 0.6) as model:
+        assert [c.token for c in model.stream(prompt, **settings)] == plain
+        prefill = -(-len(model.tokenizer.encode(prompt)) // model.plan.chunk)
+        assert model.stream_stats["passes"] - prefill <= 100
+        assert [c.token for c in model.stream(prompt, temperature=0.9, seed=3, max_length=60)] == sampled
+
+
+@pytest.mark.parametrize("nth", [1, 2, 5, 11])
+@pytest.mark.parametrize("error", [5, 0])
+def test_a_failed_read_names_the_layer_and_the_next_call_works(path, expected, nth, error):
+    with streamed(path, 0.2, context_length=256) as model:
+        model.logits(IDS)
+        try:
+            stream.inject_read_failure(nth, error)
+            with pytest.raises(hyperion.HyperionIOError, match=r"layer \d|output head"):
+                for _ in range(20):
+                    model.logits(IDS)
+        finally:
+            stream.inject_read_failure(0)
+        np.testing.assert_array_equal(model.logits(IDS), expected)
+
+
+@pytest.mark.parametrize("nth", [1, 3, 20])
+def test_a_failed_read_while_loading_gives_everything_back(path, nth):
+    before = hyperion.memory.process_budget().used
+    try:
+        stream.inject_read_failure(nth, 5)
+        with pytest.raises(hyperion.HyperionIOError, match="tensor"):
+            hyperion.load_model(path)
+    finally:
+        stream.inject_read_failure(0)
+    assert hyperion.memory.process_budget().used == before
+    hyperion.load_model(path).close()
+
+
+@pytest.mark.parametrize("how", ["truncate", "replace", "overwrite"])
+def test_a_file_that_changes_while_it_is_streamed_is_an_error(path, tmp_path, how):
+    copy = tmp_path / "model.gguf"
+    shutil.copy(path, copy)
+    with streamed(copy, 0.2, context_length=256) as model:
+        model.logits(IDS[:4])
+        if how == "truncate":
+            os.truncate(copy, copy.stat().st_size - 100_000)
+        elif how == "replace":
+            shutil.copy(path, tmp_path / "new")
+            os.replace(tmp_path / "new", copy)
+        else:
+            with open(copy, "r+b") as file:
+                file.seek(1_000_000)
+                file.write(b"\0" * 64)
+        with pytest.raises(hyperion.HyperionIOError, match="changed, replaced or truncated|ended early"):
+            for _ in range(10):
+                model.logits(IDS[:4])
+
+
+def test_readers_end_with_the_model(path):
+    for _ in range(3):  # threads of the tokenizer library and the like
+        with streamed(path, 0.2, context_length=64) as model:
+            model.generate([1, 2, 3], max_length=2)
+    threads, files = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+    used = hyperion.memory.process_budget().used
+    for _ in range(20):
+        with streamed(path, 0.2, context_length=64) as model:
+            model.generate([1, 2, 3], max_length=2)
+    assert len(os.listdir("/proc/self/task")) <= threads
+    assert len(os.listdir("/proc/self/fd")) <= files
+    assert hyperion.memory.process_budget().used == used
+
+
+def test_a_forked_child_streams_on_its_own(path, expected):
+    with streamed(path, 0.3, context_length=256) as model:
+        model.logits(IDS[:5])
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                code = 0 if np.array_equal(model.logits(IDS), expected) else 2
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        np.testing.assert_array_equal(model.logits(IDS), expected)
+
+
+def test_several_threads_share_a_streamed_model(path, expected):
+    with streamed(path, 0.3, context_length=80) as model:
+        pass
+    floor = smallest_budget(path, context_length=80)
+    results = []
+    with hyperion.load_model(path, memory_budget=floor + 1_000_000, context_length=80) as model:
+        session = model.session()
+
+        def work():
+            for _ in range(3):
+                session.truncate(0)
+                results.append(session.eval(IDS))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        for _ in range(5):
+            model.memory_stats  # noqa: B018
+        thread.join()
+    for row in results:
+        np.testing.assert_array_equal(row, expected[-1])
+
+
+def toy_sizes(layers=4, rows=256, panel=4096):
+    matrix = MatrixSize("w", 0, rows, 64, panel)
+    return ModelSizes(
+        layers=[LayerSize(f"layer {i}", (matrix, matrix)) for i in range(layers)],
+        fixed={"runtime": 100_000},
+        embedding=65536,
+        kv=lambda n: 256 * n,
+        scratch=lambda n: 1024 * n,
+        logits=lambda n: 512 * n,
+    )
+
+
+def test_a_larger_budget_never_streams_more():
+    sizes = toy_sizes(layers=40)
+    with pytest.raises(hyperion.MemoryBudgetError) as caught:
+        make_plan(sizes, 1000, 64)
+    floor = caught.value.context["smallest"]
+    last = None
+    for budget in range(floor, floor + 8_000_000, 50_021):
+        plan = make_plan(sizes, budget, 64)
+        assert plan.total <= budget
+        assert last is None or plan.streamed_bytes <= last + 40 * 4096
+        last = plan.streamed_bytes
+    assert last == 0
+
+
+def test_every_layer_pins_the_same_share():
+    sizes = toy_sizes(layers=40)
+    plan = make_plan(sizes, 3_000_000, 64)
+    assert not plan.resident
+    assert len({sum(p) for p in plan.pinned}) == 1
