@@ -344,6 +344,7 @@ class Transformer:
                 self._kv_reservation.release()
             self.container.close()
             self.budget.close()
+            self.runtime = self.team = None  # type: ignore[assignment]  # the threads end here, not when garbage is collected
 
     def __enter__(self) -> Transformer:
         return self
