@@ -200,7 +200,7 @@ class _Reader:
         """What is read ahead of the cursor, refilled when little of it is left."""
         left = self._base + len(self._data) - self.at
         if left < 4096 and self.at + left < self.size:
-            self._base = self.at + self.size  # forces take to read from here
+            self._base = self.at  # with nothing held, take reads from here
             self._data = memoryview(b"")
             at = self.at
             self.take(min(self.STEP, self.size - self.at))
