@@ -14,6 +14,7 @@ __all__ = [
     "attention",
     "dequantize",
     "gelu",
+    "kv_cache_values",
     "linear",
     "quantize_activations",
     "rms_norm",
@@ -334,6 +335,41 @@ def silu(x: ArrayLike) -> F64:
 
 
 def gelu(x: ArrayLike) -> F64:
-    """The tanh approximation of GELU (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    """The tanh approximation of GELU (Hendrycks and Gimpel, arXiv 1606.08415).
+
+    ``x/2 (1 + tanh u)`` written as ``x / (1 + exp(-2u))``, which does not cancel in the negative tail.
+    """
     x = np.asarray(x, np.float64)
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    with np.errstate(over="ignore"):
+        return x / (1 + np.exp(-2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def kv_cache_values(kind: str, x: ArrayLike) -> F64:
+    """What a KV cache of type "f16", "q8_0" or "q4_0" holds of keys or values (c/common/table.h).
+
+    Parameters
+    ----------
+    kind : str
+    x : float32 array [positions, head_dim]
+
+    Returns
+    -------
+    float64 array [positions, head_dim]
+        Quantized by blocks of 32 dims: the scale, absmax / 127 or the value of largest magnitude / -8, is rounded to f16
+        first, and codes are rounded to nearest even.
+    """
+    x = np.asarray(x, np.float32)
+    if kind == "f16":
+        return x.astype(np.float16).astype(np.float64)
+    n, dims = x.shape
+    blocks = np.zeros((n, (dims + 31) // 32 * 32), np.float32)
+    blocks[:, :dims] = x
+    blocks = blocks.reshape(n, -1, 32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1)
+    scale = np.abs(largest) / np.float32(127) if kind == "q8_0" else largest / np.float32(-8)
+    d = scale.clip(-65504, 65504).astype(np.float16)
+    inverse = np.divide(np.float32(1), d.astype(np.float32), out=np.zeros_like(largest), where=d != 0)
+    low, high = (-127, 127) if kind == "q8_0" else (-8, 7)
+    codes = np.clip(np.rint(blocks * inverse), low, high)
+    values: F64 = (codes.astype(np.float64) * d).reshape(n, -1)[:, :dims]
+    return values

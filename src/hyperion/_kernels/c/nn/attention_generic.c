@@ -63,9 +63,10 @@ HYP_INLINE void product_block(size_t nq, size_t nv, size_t n, const float *b, si
 }
 
 HYP_INLINE void attn_product(int half, size_t nq, size_t n, const void *b, size_t row, size_t vec, size_t vecs,
-                             const float *const *a, float *const *c, const float *start)
+                             const float *const *a, float *const *c, const float *start, hyp_ahead ahead)
 {
     (void)half;
+    (void)ahead;
     for (size_t v = 0; v < vecs; v++) {
         const float *at = (const float *)b + v * vec;
         if (nq == 4) {
@@ -122,6 +123,24 @@ HYP_INLINE void attn_expand_v(int kv, const uint8_t *row, size_t hd, size_t dims
             dst[d + l] = (float)code * scale;
         }
     }
+}
+
+/* Never called: every tile is expanded (ATTN_DIRECT 0). */
+HYP_INLINE void attn_keys(int kv, size_t nq, size_t hd, const uint8_t *keys, const float *const *query,
+                          float *const *score, hyp_ahead ahead)
+{
+    (void)kv, (void)nq, (void)hd, (void)keys, (void)query, (void)score, (void)ahead;
+}
+
+HYP_INLINE void attn_values(int kv, size_t nq, size_t hd, const uint8_t *rows, const float *const *weight,
+                            float *const *acc, const float *start, const float *scales, hyp_ahead ahead)
+{
+    (void)kv, (void)nq, (void)hd, (void)rows, (void)weight, (void)acc, (void)start, (void)scales, (void)ahead;
+}
+
+HYP_INLINE void attn_expand_scales(int kv, size_t hd, const uint8_t *rows, float *scales)
+{
+    (void)kv, (void)hd, (void)rows, (void)scales;
 }
 
 HYP_INLINE float attn_softmax(float *score, size_t count, float scale, float *top, float *sum)

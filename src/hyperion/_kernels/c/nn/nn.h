@@ -37,6 +37,12 @@
 #define HYP_GELU_B 0.0713548162726009
 #define HYP_GELU_CLAMP 16.0f
 
+/* Memory to prefetch while a product runs: `step` bytes from `at` on for each of its steps; step 0: nothing. */
+typedef struct {
+    const char *at;
+    size_t step;
+} hyp_ahead;
+
 void hyp_attn_fill_generic(hyp_table *t);
 void hyp_attn_fill_avx2(hyp_table *t);
 void hyp_attn_fill_avx512(hyp_table *t);
