@@ -115,33 +115,38 @@ const char *hyp_level_name(int level)
     return level >= 0 && level < HYP_LEVELS ? names[level] : NULL;
 }
 
-static int has_avx2(const hyp_features *f)
-{
-    return f->avx2 && f->fma && f->f16c;
-}
-
-static int has_avx512(const hyp_features *f)
-{
-    return has_avx2(f) && f->avx512f && f->avx512bw && f->avx512vl && f->avx512dq && f->avx512_vnni;
-}
-
-int hyp_level_present(const hyp_features *f, int level)
+/* Whether this build has kernels of a level. */
+static int built(int level)
 {
     switch (level) {
     case HYP_LEVEL_GENERIC: return 1;
 #ifdef HYP_BUILT_avx2
-    case HYP_LEVEL_AVX2: return has_avx2(f);
+    case HYP_LEVEL_AVX2: return 1;
 #endif
 #ifdef HYP_BUILT_avxvnni
-    case HYP_LEVEL_AVXVNNI: return has_avx2(f) && f->avx_vnni;
+    case HYP_LEVEL_AVXVNNI: return 1;
 #endif
 #ifdef HYP_BUILT_avx512
-    case HYP_LEVEL_AVX512: return has_avx512(f);
+    case HYP_LEVEL_AVX512: return 1;
 #endif
 #ifdef HYP_BUILT_amx
-    case HYP_LEVEL_AMX: return has_avx512(f) && f->amx_tile && f->amx_int8;
+    case HYP_LEVEL_AMX: return 1;
 #endif
-    default: (void)f; return 0;
+    default: return 0;
+    }
+}
+
+int hyp_level_present(const hyp_features *f, int level)
+{
+    const int avx2 = f->avx2 && f->fma && f->f16c;
+    const int avx512 = avx2 && f->avx512f && f->avx512bw && f->avx512vl && f->avx512dq && f->avx512_vnni;
+    if (!built(level)) return 0;
+    switch (level) {
+    case HYP_LEVEL_AVX2: return avx2;
+    case HYP_LEVEL_AVXVNNI: return avx2 && f->avx_vnni;
+    case HYP_LEVEL_AVX512: return avx512;
+    case HYP_LEVEL_AMX: return avx512 && f->amx_tile && f->amx_int8;
+    default: return 1;
     }
 }
 

@@ -12,6 +12,13 @@
 #pragma STDC FP_CONTRACT OFF
 #endif
 
+/* Unrolled, the partial sums of the inner loops stay in registers; gcc alone does not see it (measured: twice the speed). */
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLL _Pragma("GCC unroll 8")
+#else
+#define UNROLL
+#endif
+
 #define LANES 64 /* 16 rows x 4 consecutive K: one vector of a panel */
 
 typedef struct {
@@ -222,6 +229,7 @@ HYP_INLINE void dot(const int16_t (*HYP_RESTRICT w)[LANES], const int8_t *HYP_RE
                     int32_t sum[HYP_PANEL])
 {
     int32_t lane[LANES] = {0};
+    UNROLL
     for (int v = 0; v < vectors; ++v) {
         int16_t x[8];
         for (int i = 0; i < 8; ++i) x[i] = a[4 * v + i % 4];
@@ -313,41 +321,65 @@ MUL(q6_k, HYP_Q6_K, HALVES, record_rd, load_q6_k)
 
 #define FLOAT_STEP 32 /* K widened at a time: 2 KiB, in L1 beside the activations of 16 tokens */
 
-HYP_INLINE void widen(int type, const uint8_t *HYP_RESTRICT w, size_t n, float *HYP_RESTRICT f)
+/* Four rows. gcc leaves an array of sums in memory between two K; vectors of the language stay in registers. */
+#if defined(__GNUC__)
+typedef float four __attribute__((vector_size(16)));
+
+HYP_INLINE four add_product(four sum, four w, float x)
+{
+    return sum + w * x;
+}
+#else
+typedef struct {
+    float row[4];
+} four;
+
+HYP_INLINE four add_product(four sum, four w, float x)
+{
+    for (int i = 0; i < 4; ++i) sum.row[i] += w.row[i] * x;
+    return sum;
+}
+#endif
+
+/* n K of 16 rows. */
+HYP_INLINE void widen(int type, const uint8_t *HYP_RESTRICT w, size_t n, four *HYP_RESTRICT f)
 {
     if (type == HYP_F32) {
-        memcpy(f, w, n * 4);
+        memcpy(f, w, n * HYP_PANEL * 4);
         return;
     }
-    for (size_t i = 0; i < n; ++i) {
-        uint16_t h;
-        memcpy(&h, w + 2 * i, 2);
-        f[i] = type == HYP_F16 ? hyp_half_to_float(h) : hyp_bf16_to_float(h);
-    }
+    uint16_t h[FLOAT_STEP * HYP_PANEL];
+    float wide[FLOAT_STEP * HYP_PANEL];
+    memcpy(h, w, n * HYP_PANEL * 2);
+    for (size_t i = 0; i < n * HYP_PANEL; ++i)
+        wide[i] = type == HYP_F16 ? hyp_half_to_float(h[i]) : hyp_bf16_to_float(h[i]);
+    memcpy(f, wide, n * HYP_PANEL * 4);
 }
 
 HYP_INLINE void mul_float(int type, const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,
                           size_t ldo)
 {
     const size_t tile = hyp_act_tile(m), size = hyp_block_bytes(type), panel_bytes = hyp_panel_bytes(type, k);
-    float f[FLOAT_STEP * HYP_PANEL];
+    four f[FLOAT_STEP * 4], acc[HYP_ACT_TILE][4];
     for (size_t row = 0; row < rows; row += HYP_PANEL, w += panel_bytes) {
         const size_t n = rows - row < HYP_PANEL ? rows - row : HYP_PANEL;
         const float *x = act;
         for (size_t t0 = 0; t0 < m; t0 += tile, x += tile * k) {
             const size_t tokens = m - t0 < tile ? m - t0 : tile;
-            float acc[HYP_ACT_TILE][HYP_PANEL] = {{0}};
+            memset(acc, 0, sizeof acc);
             for (size_t i = 0; i < k; i += FLOAT_STEP) {
                 const size_t step = k - i < FLOAT_STEP ? k - i : FLOAT_STEP;
-                widen(type, w + i * HYP_PANEL * size, step * HYP_PANEL, f);
+                widen(type, w + i * HYP_PANEL * size, step, f);
                 for (size_t t = 0; t < tokens; ++t) {
-                    float sum[HYP_PANEL];
-                    memcpy(sum, acc[t], sizeof sum);
+                    four s0 = acc[t][0], s1 = acc[t][1], s2 = acc[t][2], s3 = acc[t][3];
                     for (size_t j = 0; j < step; ++j) {
                         const float xj = x[(i + j) * tile + t];
-                        for (int r = 0; r < HYP_PANEL; ++r) sum[r] += f[j * HYP_PANEL + r] * xj;
+                        s0 = add_product(s0, f[4 * j], xj);
+                        s1 = add_product(s1, f[4 * j + 1], xj);
+                        s2 = add_product(s2, f[4 * j + 2], xj);
+                        s3 = add_product(s3, f[4 * j + 3], xj);
                     }
-                    memcpy(acc[t], sum, sizeof sum);
+                    acc[t][0] = s0, acc[t][1] = s1, acc[t][2] = s2, acc[t][3] = s3;
                 }
             }
             for (size_t t = 0; t < tokens; ++t) memcpy(out + (t0 + t) * ldo + row, acc[t], n * sizeof(float));
