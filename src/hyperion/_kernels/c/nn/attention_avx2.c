@@ -296,7 +296,7 @@ HYP_INLINE float attn_softmax(float *score, size_t count, float scale, float *to
     __m256 max = lowest;
     for (size_t i = 0; i < count; i += 8) {
         __m256 s = _mm256_mul_ps(_mm256_loadu_ps(score + i), _mm256_set1_ps(scale));
-        /* the cache beyond may hold NaN */
+        /* the cache beyond may hold NaN; exp(-inf) is 0 */
         if (count - i < 8) s = _mm256_blendv_ps(lowest, s, _mm256_castsi256_ps(hyp_tail_avx2(count - i)));
         _mm256_storeu_ps(score + i, s);
         max = _mm256_max_ps(max, s);
@@ -308,8 +308,7 @@ HYP_INLINE float attn_softmax(float *score, size_t count, float scale, float *to
     if (before != now) factor = _mm256_cvtss_f32(hyp_exp_avx2(_mm256_set1_ps(before - base)));
     __m256 total = _mm256_mul_ps(_mm256_loadu_ps(sum), _mm256_set1_ps(factor));
     for (size_t i = 0; i < count; i += 8) {
-        __m256 p = hyp_exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + i), _mm256_set1_ps(base)));
-        if (count - i < 8) p = _mm256_and_ps(p, _mm256_castsi256_ps(hyp_tail_avx2(count - i)));
+        const __m256 p = hyp_exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + i), _mm256_set1_ps(base)));
         _mm256_storeu_ps(score + i, p);
         total = _mm256_add_ps(total, p);
     }

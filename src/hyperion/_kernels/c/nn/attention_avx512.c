@@ -251,7 +251,7 @@ HYP_INLINE float attn_softmax(float *score, size_t count, float scale, float *to
     __m512 s[HYP_ATTN_TILE / 16], max = lowest;
     for (size_t v = 0; v < vecs; v++) {
         s[v] = _mm512_mul_ps(_mm512_loadu_ps(score + 16 * v), _mm512_set1_ps(scale));
-        if (v + 1 == vecs) s[v] = _mm512_mask_mov_ps(lowest, last, s[v]); /* the cache beyond may hold NaN */
+        if (v + 1 == vecs) s[v] = _mm512_mask_mov_ps(lowest, last, s[v]); /* the cache beyond may hold NaN; exp(-inf) is 0 */
         max = _mm512_max_ps(max, s[v]);
     }
     const float before = *top, tile = _mm512_reduce_max_ps(max);
@@ -261,8 +261,7 @@ HYP_INLINE float attn_softmax(float *score, size_t count, float scale, float *to
     if (before != now) factor = _mm512_cvtss_f32(hyp_exp_avx512(_mm512_set1_ps(before - base)));
     __m512 total = _mm512_mul_ps(_mm512_loadu_ps(sum), _mm512_set1_ps(factor));
     for (size_t v = 0; v < vecs; v++) {
-        __m512 p = hyp_exp_avx512(_mm512_sub_ps(s[v], _mm512_set1_ps(base)));
-        if (v + 1 == vecs) p = _mm512_maskz_mov_ps(last, p);
+        const __m512 p = hyp_exp_avx512(_mm512_sub_ps(s[v], _mm512_set1_ps(base)));
         _mm512_storeu_ps(score + 16 * v, p);
         total = _mm512_add_ps(total, p);
     }
