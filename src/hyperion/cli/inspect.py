@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def describe(path: Path, container: Any) -> dict[str, Any]:
     for tensor in tensors:
         entry = types[tensor.type_name]
         entry["tensors"] += 1
-        entry["weights"] += product(tensor.shape)
+        entry["weights"] += math.prod(tensor.shape)
         entry["bytes"] += tensor.nbytes
     return {
         "path": str(path),
@@ -70,13 +71,6 @@ def describe(path: Path, container: Any) -> dict[str, Any]:
             for t in tensors
         ],
     }
-
-
-def product(shape: Any) -> int:
-    result = 1
-    for n in shape:
-        result *= int(n)
-    return result
 
 
 def tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
