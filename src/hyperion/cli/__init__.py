@@ -42,10 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HyperionError as error:
         complain("hyperion: " + " ".join(str(error).split()))
         return FAILED if error.code is ErrorCode.RUNTIME else BAD_INPUT
-    except BrokenPipeError:
-        from hyperion.cli.common import silence_output
-
-        return silence_output()
     return status if isinstance(status, int) else 0
 
 

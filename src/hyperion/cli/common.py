@@ -16,7 +16,7 @@ import click
 from hyperion.errors import HyperionIOError
 
 DEMO_MODEL = "shakespeare-q8_0.gguf"
-BROKEN_PIPE = 141
+BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 as_json = click.option("--json", "json_output", is_flag=True, help="Print one JSON object instead of text.")
 
@@ -68,13 +68,21 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] |
 
 
 def emit(text: str) -> None:
-    """Write to standard output at once; a character that its encoding lacks becomes a question mark."""
+    """Write to standard output at once; a character that its encoding lacks becomes a question mark.
+
+    Ends the command quietly when nobody reads any more.
+    """
     try:
-        sys.stdout.write(text)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding or "ascii"
+            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # so that the interpreter's last flush succeeds
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(BROKEN_PIPE) from None
 
 
 def emit_json(value: object) -> None:
@@ -85,13 +93,6 @@ def emit_json(value: object) -> None:
 def note(text: str) -> None:
     """Write a line to standard error."""
     click.echo(text, err=True)
-
-
-def silence_output() -> int:
-    """Point standard output at nothing, so that the interpreter's last flush succeeds; return the exit status."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return BROKEN_PIPE
 
 
 def read_text(path: str) -> str:

@@ -1,0 +1,216 @@
+"""The hyperion command: what goes where, exit statuses, one line on bad input, interruption, closed pipes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hyperion.cli import main
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and pipes")
+RUN = ["run", "-p", "ROMEO:", "--temperature", "0", "--max-length", "12", "--threads", "1"]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "hyperion", *map(str, arguments)]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a command ends with on bad input."""
+    assert main([str(a) for a in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("hyperion: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_run_prints_only_the_text_on_standard_output(capsys):
+    assert main(RUN) == 0
+    first = capsys.readouterr()
+    assert first.out
+    assert "tokens/s" in first.err
+    assert "peak memory" in first.err
+    assert main([*RUN, "--quiet"]) == 0
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert second.err == ""
+
+
+def test_run_json_has_the_same_text_and_the_figures(capsys):
+    main([*RUN, "--quiet"])
+    text = capsys.readouterr().out
+    assert main([*RUN, "--json", "--memory-budget", "64MB"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == text
+    assert found["tokens"] == 12
+    assert found["finish_reason"] == "length"
+    assert found["memory_budget"] == 64_000_000
+    assert 0 < found["peak_memory"] <= 64_000_000
+    assert found["tokens_per_second"] > 0
+
+
+def test_a_seed_gives_the_same_text_on_one_thread_and_two(capsys):
+    texts = []
+    for threads in ("1", "2"):
+        main(["run", "-p", "To be", "--seed", "7", "--max-length", "20", "--threads", threads, "-q"])
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert texts[0]
+
+
+def test_prompt_from_a_file_and_from_standard_input(capsys, tmp_path):
+    (tmp_path / "prompt.txt").write_text("ROMEO:", encoding="utf-8")
+    rest = [*RUN[3:], "--quiet"]
+    assert main(["run", "-p", "ROMEO:", *rest]) == 0
+    expected = capsys.readouterr().out
+    assert main(["run", "-f", str(tmp_path / "prompt.txt"), *rest]) == 0
+    assert capsys.readouterr().out == expected
+    piped = subprocess.run(command("run", "-p", "-", *rest), input=b"ROMEO:", capture_output=True, check=True)
+    assert piped.stdout.decode().replace("\r\n", "\n") == expected
+
+
+def test_plan_goes_to_standard_error(capsys):
+    assert main([*RUN, "--plan"]) == 0
+    assert "kv cache" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "no-such-file.gguf", "-p", "x"], "no-such-file.gguf"),
+        (["run"], "prompt"),
+        (["run", "-p", "x", "--memory-budget", "many"], "many"),
+        (["run", "-p", "x", "--temperature", "-1"], "temperature"),
+        (["run", "-p", "x", "--top-p", "7"], "top_p"),
+        (["run", "-p", "x", "--max-length", "0"], "max_length"),
+        (["run", "-p", "x", "--threads", "-1"], "thread"),
+        (["run", "-p", "x", "--simd", "mmx"], "mmx"),
+        (["run", "-p", "x", "--context-length", "100000"], "context"),
+        (["run", "-p", "x" * 5000, "--context-length", "16"], "context"),
+        (["run", "-p", "x", "--kv-type", "f8"], "f8"),
+        (["run", "-p", "x", "-f", "y"], "prompt"),
+        (["run", "-f", "no-such-prompt"], "no-such-prompt"),
+        (["inspect", "no-such-file.gguf"], "no-such-file.gguf"),
+        (["perplexity", "no-such-file.gguf", __file__], "no-such-file.gguf"),
+        (["perplexity", "m.gguf", "no-such-text"], "no-such-text"),
+        (["perplexity", "m.gguf"], "FILE"),
+        (["dance"], "dance"),
+        (["run", "--dance"], "--dance"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_status_2(capsys, arguments, says):
+    assert says in refused(capsys, *arguments)
+
+
+def test_a_file_that_is_no_model_is_one_line(capsys, tmp_path):
+    for name, content in (("text.gguf", b"GGUF" + bytes(60)), ("empty.gguf", b""), ("m.bin", b"\x80\x02}q")):
+        (tmp_path / name).write_bytes(content)
+        for verb in (["inspect"], ["run", "-p", "x"]):
+            assert name in refused(capsys, *verb, tmp_path / name)
+
+
+def test_text_that_is_not_utf_8_is_refused_with_the_offset(capsys, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    assert "byte 3" in refused(capsys, "run", "-f", tmp_path / "latin.txt")
+
+
+def test_a_budget_that_is_too_small_names_the_smallest(capsys):
+    assert main([*RUN, "--memory-budget", "1MB"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("hyperion: ")
+    assert "smallest" in err
+    assert "kv cache" in err
+
+
+def test_inspect_lists_the_demo_model(capsys):
+    assert main(["inspect"]) == 0
+    text = capsys.readouterr().out
+    for part in ("llama", "Q8_0", "token_embd.weight", "2048", "tokenizer"):
+        assert part in text
+    assert main(["inspect", "--no-tensors"]) == 0
+    assert "token_embd.weight" not in capsys.readouterr().out
+
+
+def test_inspect_json(capsys):
+    assert main(["inspect", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["architecture"] == "llama"
+    assert found["tokenizer"]["tokens"] == 2048
+    assert found["types"]["Q8_0"]["bytes"] > found["types"]["F32"]["bytes"]
+    assert sum(t["bytes"] for t in found["tensors"]) == found["bytes"]
+    embedding = next(t for t in found["tensors"] if t["name"] == "token_embd.weight")
+    assert embedding["shape"] == [2048, 256]
+    assert embedding["bytes"] == 2048 * 256 // 32 * 34
+
+
+def test_inspect_of_a_hugging_face_directory(capsys, shared):
+    assert main(["inspect", "--json", str(shared / "models" / "shakespeare" / "hf")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["architecture"] == "llama"
+    assert found["types"]["F16"]["tensors"] == len([t for t in found["tensors"] if t["type"] == "F16"])
+
+
+def test_perplexity_of_a_file(capsys, tmp_path):
+    from hyperion.cli.common import model_path
+
+    (tmp_path / "t.txt").write_bytes(b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 4)
+    with model_path(None) as model:
+        assert main(["perplexity", str(model), str(tmp_path / "t.txt"), "--window", "64"]) == 0
+        value = float(capsys.readouterr().out)
+        assert main(["perplexity", str(model), str(tmp_path / "t.txt"), "--window", "64", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["perplexity"] == pytest.approx(value, abs=1e-6)
+    assert 1 < value < 1000
+
+
+def test_help_names_every_command_and_no_command_is_status_2(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert {"run", "inspect", "perplexity"} <= set(text.split())
+    assert main([]) == 2
+    assert "Usage" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    import hyperion
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hyperion {hyperion.__version__}\n"
+
+
+@POSIX
+def test_ctrl_c_ends_with_130_and_no_traceback():
+    process = subprocess.Popen(
+        command("run", "-p", "ROMEO:", "--max-length", "2000", "--repetition-penalty", "1"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+
+
+@POSIX
+def test_a_reader_that_goes_away_ends_the_run_without_a_traceback():
+    process = subprocess.Popen(
+        command("run", "-p", "ROMEO:", "--max-length", "2000"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout.read(1)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 141
+    assert err == b""
+    process.stderr.close()
+
+
+def test_output_that_cannot_encode_a_character_goes_on():
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    code = "from hyperion.cli.common import emit; emit('caf\\u00e9 ok')"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert done.stdout == b"caf? ok"
