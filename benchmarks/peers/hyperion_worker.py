@@ -16,7 +16,7 @@ def load(path: str, threads: int, context_length: int, budget: str | None = None
     before, start = peak_memory(), time.perf_counter()
     model = hyperion.load_model(path, threads=threads, context_length=context_length, memory_budget=budget)
     seconds = time.perf_counter() - start
-    state.update(model=model, session=model.session(), hwm=before, vocab=len(model.tokenizer))
+    state.update(model=model, session=model.session(), hwm=before, vocab=model.tokenizer.vocab_size)
     return {"seconds": seconds, "version": hyperion.__version__, "details": str(model.describe())}
 
 

@@ -44,6 +44,8 @@ def describe(path: Path, container: Any) -> dict[str, Any]:
     """All of it as plain data; long lists of the metadata (a vocabulary) are replaced by their length."""
     metadata, tensors = container.metadata, list(container.tensors.values())
     config = metadata.get("config")
+    if isinstance(config, Mapping):  # a Hugging Face directory: show its config.json key by key
+        metadata = {**{k: v for k, v in metadata.items() if k != "config"}, **config}
     types: dict[str, dict[str, int]] = collections.defaultdict(lambda: {"tensors": 0, "weights": 0, "bytes": 0})
     for tensor in tensors:
         entry = types[tensor.type_name]
@@ -74,7 +76,9 @@ def describe(path: Path, container: Any) -> dict[str, Any]:
 
 
 def tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokenizer as the file names it; empty where it brings none."""
+    """The tokenizer as the file or the directory names it; empty where there is none."""
+    if "tokenizer_file" in metadata:
+        return {"file": Path(metadata["tokenizer_file"]).name}
     prefix = "tokenizer.ggml."
     keys = {"model": "model", "pre": "pre", "bos_token_id": "bos_id", "eos_token_id": "eos_id"}
     found = {ours: metadata[prefix + theirs] for theirs, ours in keys.items() if prefix + theirs in metadata}
@@ -106,7 +110,7 @@ def as_text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['path']}: {found['format']}, {found['architecture'] or 'no architecture'}",
         f"{found['parameters']:,} parameters, {format_size(found['bytes'])} of tensors",
-        f"tokenizer: {words or 'not in this file'}",
+        f"tokenizer: {words or 'none'}",
         "",
         "metadata",
         *(f"  {key} = {shorten(value)}" for key, value in found["metadata"].items()),

@@ -35,12 +35,12 @@ def command(
 
     The text is cut into segments that do not overlap; each begins with the model's begin-of-text token.
     """
-    import hyperion
+    from hyperion import load_model
 
     content = read_text(text)
     watch = MemoryWatch()
     with model_path(model) as path, progress_bar("loading", "B") as progress:
-        loaded = hyperion.load_model(path, **engine, progress=progress)
+        loaded = load_model(path, **engine, progress=progress)
     with loaded:
         start = time.perf_counter()
         with progress_bar("scoring", "segment") as progress:

@@ -51,15 +51,15 @@ def command(
 
     MODEL is a .gguf file or a Hugging Face directory. Only the text goes to standard output.
     """
-    import hyperion
+    from hyperion import GenerationConfig, load_model
 
     text = find_prompt(prompt, prompt_file)
     engine = {k: options.pop(k) for k in ("memory_budget", "threads", "context_length", "kv_type", "io", "simd")}
     settings = {k: v for k, v in options.items() if v is not None and v != ()}
-    config = hyperion.GenerationConfig(**settings)
+    config = GenerationConfig(**settings)
     watch = MemoryWatch()
     with model_path(model) as path, progress_bar("loading", "B") as progress:
-        loaded = hyperion.load_model(path, **engine, progress=progress)
+        loaded = load_model(path, **engine, progress=progress)
     with loaded:
         if show_plan:
             note(str(loaded.plan))

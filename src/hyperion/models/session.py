@@ -34,6 +34,7 @@ class Session:
 
     @property
     def model(self) -> Transformer:
+        """The model that evaluates it."""
         if self._model is None:
             raise HyperionRuntimeError("the session is closed")
         return self._model

@@ -41,10 +41,12 @@ class MatrixSize:
 
     @property
     def panels(self) -> int:
+        """Panels of 16 rows, the last one padded."""
         return -(-self.rows // PANEL)
 
     @property
     def nbytes(self) -> int:
+        """Bytes in memory."""
         return self.panels * self.panel_bytes
 
 
@@ -57,6 +59,7 @@ class LayerSize:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all matrices in memory."""
         return sum(m.nbytes for m in self.matrices)
 
     def pin(self, nbytes: int) -> tuple[int, ...]:
@@ -87,6 +90,7 @@ class ModelSizes:
 
     @property
     def weights(self) -> int:
+        """Bytes of the matrices of all layers."""
         return sum(layer.nbytes for layer in self.layers)
 
 
@@ -123,7 +127,8 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         lines = [f"{name:<24} {format_size(n):>12}" for name, n in self.items.items() if n]
-        lines.append(f"{'total':<24} {format_size(self.total):>12}   of {format_size(self.budget)}")
+        of = f"   of {format_size(self.budget)}" if self.budget else ""  # the smallest plan has no budget
+        lines.append(f"{'total':<24} {format_size(self.total):>12}{of}")
         how = "all weights resident" if self.resident else f"{format_size(self.streamed_bytes)} read in every pass"
         lines.append(f"context {self.context_length} tokens, {self.chunk} prompt tokens a pass, {how}")
         return "\n".join(lines)
