@@ -41,7 +41,7 @@ def streamed(path, share=0.3, **options):
 def test_the_error_names_the_smallest_budget_and_it_works(path, expected):
     floor = smallest_budget(path, context_length=128)
     with hyperion.load_model(path, memory_budget=floor, context_length=128) as model:
-        assert model.plan.streamed_bytes == model.plan.weight_bytes
+        assert model.plan.streamed_bytes >= 0.9 * model.plan.weight_bytes
         assert model.memory_stats.peak_usage <= floor
         np.testing.assert_array_equal(model.logits(IDS), expected)
     with pytest.raises(hyperion.MemoryBudgetError, match=str(floor)):

@@ -65,7 +65,7 @@ class Advancer:
             return self._rows.popleft()
         self.settle()
         self.passes += 1
-        room = self.session.model.context_length - len(self.session) - 1
+        room = self.session.capacity - len(self.session) - 1
         drafts = draft_tokens(seen, min(self.most, room)) if self.most and room > 0 else []
         if not drafts:
             return self.session.eval([token])

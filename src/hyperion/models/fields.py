@@ -42,13 +42,13 @@ class Fields:
         return value
 
     def integer(self, key: str, default: Any = _MISSING) -> int:
-        """The value of a key, an int."""
+        """The integer at `key`."""
         return self.get(key, int, default)
 
     def number(self, key: str, default: Any = _MISSING) -> float:
-        """The value of a key, a float or an int."""
+        """The number at `key`, as a float."""
         return self.get(key, float, default)
 
     def has(self, key: str) -> bool:
-        """Whether the key is there and not null."""
+        """Whether `key` has a value."""
         return self.values.get(self.prefix + key) is not None

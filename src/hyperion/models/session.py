@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,12 +21,21 @@ class Session:
 
     Made by `Model.session()`. One session belongs to one thread at a time; several sessions of a model may be used from
     several threads. Its cache is reserved in the model's ledger and given back by :meth:`close` (or `with`).
+
+    Attributes
+    ----------
+    tokens : list of int
+        What it has evaluated.
+    capacity : int
+        Positions that it can hold.
     """
 
-    def __init__(self, model: Transformer, buffer: object) -> None:
+    def __init__(self, model: Transformer, buffer: Any, capacity: int) -> None:
         self._model: Transformer | None = model
         self._buffer = buffer
-        self.cache = Cache(model.shape, model.config.layers, model.context_length, buffer)
+        self.capacity = capacity
+        self.nbytes: int = buffer.nbytes
+        self.cache: Cache | None = Cache(model.shape, model.config.layers, capacity, buffer)
         self.tokens: list[int] = []
 
     def __len__(self) -> int:
@@ -34,7 +43,7 @@ class Session:
 
     @property
     def model(self) -> Transformer:
-        """The model that evaluates it."""
+        """The model that the session belongs to; HyperionRuntimeError once it is closed."""
         if self._model is None:
             raise HyperionRuntimeError("the session is closed")
         return self._model

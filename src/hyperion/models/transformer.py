@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -28,8 +29,8 @@ DEFAULT_CONTEXT = 4096
 RUNTIME_BYTES = 12_000_000
 """Code and objects that opening the first model brings in: the tokenizer library, the reader's and the team's stacks."""
 
-HF_TOKENIZER_FACTOR = 16
-"""Bytes that a tokenizer takes for a byte of tokenizer.json or tokenizer.model, while it is made."""
+TOKENIZER_BASE, HF_KEPT, HF_BUILDING = 4_000_000, 6, 16
+"""Bytes that a tokenizer takes, and for each byte of tokenizer.json or tokenizer.model: for good, and while it is made."""
 
 Work = Sequence[tuple[Session, Sequence[int]]]
 
@@ -65,7 +66,8 @@ class Transformer:
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
         self._weights: ModelWeights | None = None
-        self._buffers: list[Any] = []
+        self._scratch: Any = None
+        self._logits: Any = None
         self._reserved: dict[str, Reservation] = {}
         self._kv_reservation: Reservation | None = None
         self.path = os.fspath(path)
@@ -90,32 +92,43 @@ class Transformer:
 
     def _open(self, limit: int, progress: Callable[[int, int], None] | None) -> None:
         layers = layer_sizes(self.config, self._tensors)
-        tokenizer_bytes = _tokenizer_bytes(self.container)
+        building = _tokenizer_bytes(self.container, building=True)
         vectors = sum(n for i in range(self.config.layers) for _, n in self.config.vectors(i).values()) + self.config.dim
         self._sizes = ModelSizes(
             layers=layers,
-            fixed={"norms and biases": vectors * 4, "tokenizer": tokenizer_bytes, "runtime": RUNTIME_BYTES},
+            fixed={
+                "norms and biases": vectors * 4,
+                "tokenizer": _tokenizer_bytes(self.container, building=False),
+                "runtime": RUNTIME_BYTES,
+            },
+            opening=vectors * 4 + building + RUNTIME_BYTES,
             embedding=0 if self.config.tied else self._tensors[self.config.embedding[0]].nbytes,
             kv=lambda n: self.config.layers * self.shape.kv_bytes(n),
             scratch=self._pass_bytes,
             logits=lambda n: n * self.config.vocab_size * 4 + head_scratch_bytes(self.config.dim, n),
         )
         self.plan: MemoryPlan = make_plan(self._sizes, limit, self.context_length)
-        self._reserved = self.budget.reserve_all(self._sizes.fixed)
+        self._reserved = self.budget.reserve_all(self._sizes.fixed | {"tokenizer": building})
         self.tokenizer = _open_tokenizer(self.container)
-        self._scratch = self._allocate("activations", self._pass_bytes(self.plan.chunk))
-        self._logits = self._allocate("logits", self._sizes.logits(self.plan.logits_rows))
+        self._reserved["tokenizer"].resize(self._sizes.fixed["tokenizer"])
         self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
+        self._allocate_workspace()
         self._weights = ModelWeights(
             self.container, self._tensors, self.config, self.shape, layers, self.plan, self.budget, self._io, progress
         )
         self.runtime.set_source(self._weights.ring)
         self._frequencies = rope_frequencies(self.config, self._weights.rope_factors)
 
-    def _allocate(self, owner: str, nbytes: int) -> Any:
-        buffer = allocate(self.budget, owner, nbytes)
-        self._buffers.append(buffer)
-        return buffer
+    def _allocate_workspace(self) -> None:
+        """What a pass works in, as large as the plan says."""
+        self._scratch = allocate(self.budget, "activations", self._pass_bytes(self.plan.chunk))
+        self._logits = allocate(self.budget, "logits", self._sizes.logits(self.plan.logits_rows))
+
+    def _release_workspace(self) -> None:
+        for buffer in (self._scratch, self._logits):
+            if buffer is not None:
+                buffer.close()
+        self._scratch = self._logits = None
 
     def _pass_bytes(self, tokens: int) -> int:
         """Hidden state and scratch of one pass of this many tokens."""
@@ -123,10 +136,15 @@ class Transformer:
 
     # ---- sessions ------------------------------------------------------------------------------------------------
 
-    def session(self) -> Session:
+    def session(self, capacity: int | None = None) -> Session:
         """A new, empty sequence.
 
         The plan holds memory for one; a further one reserves its own cache.
+
+        Parameters
+        ----------
+        capacity : int, optional
+            Positions that it can hold; the model's context length by default.
 
         Raises
         ------
@@ -135,7 +153,8 @@ class Transformer:
         """
         self._check_open()
         with self._lock:
-            nbytes = self._sizes.kv(self.context_length)
+            capacity = self.context_length if capacity is None else max(1, min(capacity, self.context_length))
+            nbytes = self._sizes.kv(capacity)
             first, self._kv_reservation = self._kv_reservation, None
             if first is not None:
                 first.release()
@@ -143,9 +162,9 @@ class Transformer:
                 buffer = allocate(self.budget, "kv cache", nbytes, huge=False)
             except BaseException:
                 if first is not None:
-                    self._kv_reservation = self.budget.reserve("kv cache", nbytes)
+                    self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
                 raise
-            session = Session(self, buffer)
+            session = Session(self, buffer, capacity)
             self._sessions.add(session)
             return session
 
@@ -156,6 +175,59 @@ class Transformer:
             buffer.close()
             if not self._closed and not self._sessions and self._kv_reservation is None:
                 self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
+
+    # ---- re-planning ---------------------------------------------------------------------------------------------
+
+    def replan(
+        self, memory_budget: int | str | None = None, *, batch: int = 1, tradeoff: float = 1.0, reserve: int = 0
+    ) -> MemoryPlan:
+        """Move the open model to another plan: memory is really returned, or used. Results never change.
+
+        Parameters
+        ----------
+        memory_budget : int or str, optional
+            The new ceiling; the present one by default.
+        batch : int
+            Sequences that will be decoded together.
+        tradeoff : float
+            0 uses the least memory, 1 all of the budget.
+        reserve : int
+            Bytes of the budget that the plan leaves free, for further sessions.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If the budget cannot hold the model and its open sessions; the model is as before.
+        """
+        self._check_open()
+        with self._lock:
+            limit = self.plan.budget if memory_budget is None else parse_size(memory_budget)
+            open_kv = sum(s.nbytes for s in self._sessions)
+            sizes = dataclasses.replace(self._sizes, fixed=self._sizes.fixed | {"open sessions": open_kv, "kept free": reserve})
+            if self._kv_reservation is None:  # the session that the plan counts is open
+                sizes = dataclasses.replace(sizes, kv=lambda n: 0)
+            plan = make_plan(sizes, limit, self.context_length, batch=batch, tradeoff=tradeoff)
+            self._move(plan, limit)
+            return plan
+
+    def _move(self, plan: MemoryPlan, limit: int) -> None:
+        """From the present plan to another one; back to the present one if a read fails."""
+        weights, before = self._weights, self.plan
+        assert weights is not None and self.budget.limit is not None
+        self._release_workspace()
+        self.runtime.set_source(None)
+        self.budget.set_limit(max(limit, self.budget.limit))
+        self.plan = plan
+        try:
+            weights.apply(plan)
+        except BaseException:
+            self.plan = before
+            weights.apply(before)
+            raise
+        finally:
+            self._allocate_workspace()
+            self.runtime.set_source(weights.ring)
+        self.budget.set_limit(limit)
 
     # ---- evaluation ----------------------------------------------------------------------------------------------
 
@@ -197,7 +269,8 @@ class Transformer:
         done = 0
         with self._lock:
             while queue_left := [(i, s, ids) for i, (s, ids) in enumerate(queue) if len(ids)]:
-                batch = _cut(queue_left, self.plan.logits_rows if logits == "all" else self.plan.chunk)
+                rows = self.plan.logits_rows
+                batch = _cut(queue_left, rows, rows) if logits == "all" else _cut(queue_left, self.plan.chunk, rows)
                 self._pass(batch, logits, queue, results)
                 for i, session, ids in batch:
                     session.tokens.extend(ids.tolist())
@@ -219,9 +292,9 @@ class Transformer:
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             bad = int(ids[(ids < 0) | (ids >= self.config.vocab_size)][0])
             raise InvalidArgumentError(f"token id {bad} is outside of the vocabulary of {self.config.vocab_size}")
-        if len(session) + ids.size > self.context_length:
+        if len(session) + ids.size > session.capacity:
             raise InvalidArgumentError(
-                f"{len(session)} tokens and {ids.size} more do not fit the context of {self.context_length}; "
+                f"{len(session)} tokens and {ids.size} more do not fit the context of {session.capacity}; "
                 f"open the model with a larger context_length (the model allows {self.config.context_length})"
             )
         return ids
@@ -335,9 +408,7 @@ class Transformer:
             if self._weights is not None:
                 self._weights.close()
                 self._weights = None
-            for buffer in self._buffers:
-                buffer.close()
-            self._buffers = []
+            self._release_workspace()
             for reservation in self._reserved.values():
                 reservation.release()
             if self._kv_reservation is not None:
@@ -353,12 +424,12 @@ class Transformer:
         self.close()
 
 
-def _tokenizer_bytes(container: Container) -> int:
-    """What the tokenizer will need at most, before it is made."""
+def _tokenizer_bytes(container: Container, *, building: bool) -> int:
+    """What the tokenizer will take, or take at most while it is made."""
     file = container.metadata.get("tokenizer_file")
     if file is not None:
-        return HF_TOKENIZER_FACTOR * os.path.getsize(file)
-    return Tokenizer.estimate_memory(container.metadata)
+        return TOKENIZER_BASE + os.path.getsize(file) * (HF_BUILDING if building else HF_KEPT)
+    return Tokenizer.estimate_memory(container.metadata, building=building)
 
 
 def _open_tokenizer(container: Container) -> Tokenizer:
@@ -369,11 +440,11 @@ def _open_tokenizer(container: Container) -> Tokenizer:
     return Tokenizer.from_file(container.metadata["tokenizer_file"])
 
 
-def _cut(queue: list[Any], most: int) -> list[Any]:
+def _cut(queue: list[Any], tokens: int, sessions: int) -> list[Any]:
     """As much of the work as one pass takes, in order."""
     batch = []
-    for i, session, ids in queue:
-        part = ids[: most - sum(len(p) for _, _, p in batch)]
+    for i, session, ids in queue[:sessions]:
+        part = ids[: tokens - sum(len(p) for _, _, p in batch)]
         if len(part):
             batch.append((i, session, part))
     return batch

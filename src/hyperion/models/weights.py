@@ -13,7 +13,7 @@ from hyperion._kernels import quant
 from hyperion._kernels.nn import Block, Matrix, Shape
 from hyperion._kernels.pool import PageBuffer
 from hyperion._kernels.stream import File, Ring, read_rows
-from hyperion.errors import FormatError, HyperionIOError, UnsupportedError
+from hyperion.errors import FormatError, HyperionIOError, MemoryBudgetError, UnsupportedError
 from hyperion.formats import Container, TensorInfo
 from hyperion.loading.schedule import RingSchedule
 from hyperion.memory import MemoryBudget, allocate
@@ -97,7 +97,9 @@ class ModelWeights:
         self.shape, self.sizes, self.budget, self.io = shape, sizes, budget, io
         self.files = {path: File(path, direct=io in ("auto", "direct")) for path in {t.path for t in tensors.values()}}
         self._check_sizes()
-        self.pinned: list[_Pinned] = []
+        self.pinned = [_Pinned(None, tuple(0 for _ in layer.matrices)) for layer in sizes]
+        self.blocks: list[Block] = []
+        self.output: Matrix | None = None
         self.embedding: quant.PackedMatrix | None = None
         self._embedding_buffer: Any = None
         self.ring: Ring | None = None
@@ -107,11 +109,31 @@ class ModelWeights:
         factors = tensors.get("rope_freqs.weight") if config.rope_factors else None
         self.rope_factors = None if factors is None else self._floats(factors)
         try:
-            self._pin(plan, progress)
-            self._build(plan)
+            self.apply(plan, progress)
         except BaseException:
             self.close()
             raise
+
+    def apply(self, plan: MemoryPlan, progress: Progress | None = None) -> None:
+        """Pin what a plan pins, give back what it does not, and lay out the stream anew.
+
+        The pinned panels of a layer are a prefix of it in execution order, so what both plans pin is kept. No pass may be
+        under way. If a read fails, the weights that are there are consistent, and applying a plan again goes on.
+        """
+        self._drop_engine()
+        wanted = list(zip(self.pinned, plan.pinned, strict=True))
+        jobs: list[Any] = []
+        for grow in (False, True):  # give back first
+            for layer, (pinned, panels) in enumerate(wanted):
+                if (self._bytes(layer, panels) > self._bytes(layer, pinned.panels)) == grow:
+                    jobs += self._resize(layer, panels)
+        jobs += self._embedding_reads(plan)
+        try:
+            self._run(jobs, progress)
+        except BaseException:
+            self._forget(jobs)
+            raise
+        self._build(plan)
 
     # ---- small tensors -------------------------------------------------------------------------------------------
 
@@ -150,27 +172,62 @@ class ModelWeights:
 
     # ---- pinning -------------------------------------------------------------------------------------------------
 
-    def _pin(self, plan: MemoryPlan, progress: Progress | None) -> None:
-        """Read every pinned panel, several reads at once, straight into its place."""
-        jobs: list[tuple[TensorInfo, MatrixSize, int, int, Any, int]] = []
-        for layer, panels in enumerate(plan.pinned):
-            matrices = self.sizes[layer].matrices
-            nbytes = sum(n * m.panel_bytes for n, m in zip(panels, matrices, strict=True))
-            pinned = _Pinned(allocate(self.budget, "weights", nbytes) if nbytes else None, panels)
-            self.pinned.append(pinned)
-            at = 0
-            for name, m, n in zip(self._names(layer), matrices, panels, strict=True):
-                jobs += self._reads(self.tensors[name], m, 0, n, pinned.view, at)
-                at += n * m.panel_bytes
+    def _bytes(self, layer: int, panels: Sequence[int]) -> int:
+        return sum(n * m.panel_bytes for n, m in zip(panels, self.sizes[layer].matrices, strict=True))
+
+    def _resize(self, layer: int, panels: tuple[int, ...]) -> list[Any]:
+        """Another number of pinned panels; returns the reads that fill what is new."""
+        old, nbytes = self.pinned[layer], self._bytes(layer, panels)
+        kept = min(nbytes, self._bytes(layer, old.panels))
+        if panels == old.panels:
+            return []
+        try:
+            buffer = allocate(self.budget, "weights", nbytes) if nbytes else None
+        except MemoryBudgetError:  # there is no room for old and new together: read it all again
+            self._release(layer)
+            kept = 0
+            buffer = allocate(self.budget, "weights", nbytes)
+        new = _Pinned(buffer, panels)
+        if kept:
+            new.view[:kept] = old.view[:kept]  # type: ignore[index]
+        self._release(layer)
+        self.pinned[layer] = new
+        jobs, at = [], 0
+        for name, m, n in zip(self._names(layer), self.sizes[layer].matrices, panels, strict=True):
+            first = min(n, max(0, (kept - at) // m.panel_bytes))
+            jobs += [(layer, job) for job in self._reads(self.tensors[name], m, first, n, new.view, at + first * m.panel_bytes)]
+            at += n * m.panel_bytes
+        return jobs
+
+    def _release(self, layer: int) -> None:
+        """Give a layer's pinned panels back."""
+        buffer = self.pinned[layer].buffer
+        self.pinned[layer] = _Pinned(None, tuple(0 for _ in self.sizes[layer].matrices))
+        if buffer is not None:
+            buffer.close()
+
+    def _forget(self, jobs: list[Any]) -> None:
+        """After a failed read: layers that were not filled are not pinned."""
+        for layer in {layer for layer, _ in jobs if layer is not None}:
+            self._release(layer)
+        self._release_embedding()
+
+    def _release_embedding(self) -> None:
+        self.embedding = None
+        if self._embedding_buffer is not None:
+            self._embedding_buffer.close()
+            self._embedding_buffer = None
+
+    def _embedding_reads(self, plan: MemoryPlan) -> list[Any]:
         name, rows, cols = self.config.embedding
-        if plan.embedding_pinned and not self.config.tied:
-            m = _matrix_size("embedding", self.tensors[name], rows, cols)
-            self._embedding_buffer = allocate(self.budget, "embedding", m.nbytes)
-            jobs += self._reads(self.tensors[name], m, 0, m.panels, _view(self._embedding_buffer), 0)
-        self._run(jobs, progress)
-        if plan.embedding_pinned:
-            source = self.pinned[-1].view if self.config.tied else _view(self._embedding_buffer)
-            self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, source)
+        if not plan.embedding_pinned or self.config.tied:
+            self._release_embedding()
+            return []
+        if self._embedding_buffer is not None:
+            return []
+        m = _matrix_size("embedding", self.tensors[name], rows, cols)
+        self._embedding_buffer = allocate(self.budget, "embedding", m.nbytes)
+        return [(None, job) for job in self._reads(self.tensors[name], m, 0, m.panels, _view(self._embedding_buffer), 0)]
 
     def _reads(self, info: TensorInfo, m: MatrixSize, first: int, last: int, view: Any, at: int) -> list[Any]:
         """Jobs that read panels [first, last) of a matrix to `at` in a buffer."""
@@ -179,7 +236,7 @@ class ModelWeights:
         return [(info, m, p, min(p + step, last), view, at + (p - first) * m.panel_bytes) for p in starts]
 
     def _run(self, jobs: list[Any], progress: Progress | None) -> None:
-        total = sum((b - a) * m.panel_bytes for _, m, a, b, _, _ in jobs)
+        total = sum((b - a) * m.panel_bytes for _, (_, m, a, b, _, _) in jobs)
         done = 0
         pool = ThreadPoolExecutor(2, thread_name_prefix="hyperion-load")
         try:
@@ -191,7 +248,7 @@ class ModelWeights:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, job: Any) -> int:
-        info, m, first, last, view, at = job
+        _, (info, m, first, last, view, at) = job
         nbytes = (last - first) * m.panel_bytes
         rows = min(last * PANEL, m.rows) - first * PANEL
         file = self.files[info.path]
@@ -219,6 +276,10 @@ class ModelWeights:
         if schedule.pieces:
             self._ring_buffer = allocate(self.budget, "stream ring", plan.slots * plan.slot_bytes)
             self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, plan.slots - 1, self.io)
+        if plan.embedding_pinned:
+            name, rows, cols = self.config.embedding
+            source = self.pinned[-1].view if self.config.tied else _view(self._embedding_buffer)
+            self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, source)
         self.output = layers.pop()["output"]
         self.blocks = [Block(self.shape, m, v) for m, v in zip(layers, self.vectors, strict=True)]
 
@@ -235,18 +296,19 @@ class ModelWeights:
             self.container.read_into(info, raw[i], int(token) * row, row)
         out[:] = quant.dequantize(info.type, raw.reshape(-1), len(tokens), cols)
 
-    def close(self) -> None:
-        """Stop reading and give every byte back."""
+    def _drop_engine(self) -> None:
+        """Stop reading, and let go of every view of the panels."""
         if self.ring is not None:
             self.ring.close()
-            self.ring = None
-        self.blocks, self.output, self.embedding = [], None, None
-        for pinned in self.pinned:
-            if pinned.buffer is not None:
-                pinned.buffer.close()
-        self.pinned = []
-        for buffer in (self._embedding_buffer, self._ring_buffer):
-            if buffer is not None:
-                buffer.close()
-        self._embedding_buffer = self._ring_buffer = None
+        self.ring, self.blocks, self.output, self.embedding = None, [], None, None
+        if self._ring_buffer is not None:
+            self._ring_buffer.close()
+            self._ring_buffer = None
+
+    def close(self) -> None:
+        """Stop reading and give every byte back."""
+        self._drop_engine()
+        for layer in range(len(self.pinned)):
+            self._release(layer)
+        self._release_embedding()
         self.files = {}

@@ -25,7 +25,12 @@ SLOTS = 4
 SLOT_SLACK = 8192
 """Direct reads start and end at multiples of the disk's block."""
 
-MIB = 1 << 20
+MAX_SLOT = 4 << 20
+"""The largest slot of the ring, in bytes."""
+
+RING_SHARE, CHUNK_SHARE, LOGITS_SHARE = 22, 36, 96
+"""What a streamed plan gives to its buffers: one part in so many of what is above the smallest plan."""
+
 PAGE = 4096
 
 
@@ -59,7 +64,7 @@ class LayerSize:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all matrices in memory."""
+        """Bytes of all matrices."""
         return sum(m.nbytes for m in self.matrices)
 
     def pin(self, nbytes: int) -> tuple[int, ...]:
@@ -76,9 +81,9 @@ class LayerSize:
 class ModelSizes:
     """All that a plan needs to know of a model.
 
-    fixed: bytes by owner that are needed whatever the plan; embedding: bytes of an embedding that is not the output
-    matrix (0 where they are tied); kv, scratch and logits: bytes for a number of positions, of tokens in a pass, and of
-    rows of logits.
+    fixed: bytes by owner that are needed whatever the plan; opening: bytes that are needed for a while before anything
+    else is there; embedding: bytes of an embedding that is not the output matrix (0 where they are tied); kv, scratch and
+    logits: bytes for a number of positions, of tokens in a pass, and of rows of logits.
     """
 
     layers: Sequence[LayerSize]
@@ -87,10 +92,11 @@ class ModelSizes:
     kv: Callable[[int], int]
     scratch: Callable[[int], int]
     logits: Callable[[int], int]
+    opening: int = 0
 
     @property
     def weights(self) -> int:
-        """Bytes of the matrices of all layers."""
+        """Bytes of all layers."""
         return sum(layer.nbytes for layer in self.layers)
 
 
@@ -127,39 +133,48 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         lines = [f"{name:<24} {format_size(n):>12}" for name, n in self.items.items() if n]
-        of = f"   of {format_size(self.budget)}" if self.budget else ""  # the smallest plan has no budget
-        lines.append(f"{'total':<24} {format_size(self.total):>12}{of}")
+        lines.append(f"{'total':<24} {format_size(self.total):>12}   of {format_size(self.budget)}")
         how = "all weights resident" if self.resident else f"{format_size(self.streamed_bytes)} read in every pass"
         lines.append(f"context {self.context_length} tokens, {self.chunk} prompt tokens a pass, {how}")
         return "\n".join(lines)
 
 
-def make_plan(sizes: ModelSizes, budget: int, context_length: int, *, streaming: bool = True) -> MemoryPlan:
+def make_plan(
+    sizes: ModelSizes, budget: int, context_length: int, *, batch: int = 1, tradeoff: float = 1.0
+) -> MemoryPlan:
     """The plan that makes the most of a budget.
 
     Everything is pinned where it fits. Where it does not, the prompt chunk, the logits buffer and the ring take small
     shares of the budget and all the rest pins weights, the same share of every layer.
+
+    Parameters
+    ----------
+    batch : int
+        Sequences that are decoded together: a pass takes at least so many tokens and gives so many rows of logits.
+    tradeoff : float
+        How much of what the budget has above the smallest plan is used: 0 none of it, 1 all.
 
     Raises
     ------
     MemoryBudgetError
         If the budget cannot hold even the smallest plan; the message has that plan and its size.
     """
-    plan = _resident(sizes, budget, context_length)
-    if plan is None and streaming:
-        plan = _streamed(sizes, budget, context_length)
-    if plan is None:
-        least = _least(sizes, context_length) if streaming else _smallest_resident(sizes, context_length)
-        half = least.total - sizes.kv(context_length) + sizes.kv(max(1, context_length // 2))
+    streamed = _least(sizes, context_length, batch)
+    least = min(streamed, _assemble(sizes, 0, context_length, batch, batch), key=lambda plan: plan.total)
+    smallest = max(least.total, sizes.opening)
+    if budget < smallest:
+        half = max(least.total - sizes.kv(context_length) + sizes.kv(max(1, context_length // 2)), sizes.opening)
         raise MemoryBudgetError(
             f"a memory budget of {format_size(budget)} cannot hold this model; the smallest that can, at a context of "
-            f"{context_length} tokens, is {format_size(least.total)} ({least.total} bytes):\n{least}\n"
+            f"{context_length} tokens, is {format_size(smallest)} ({smallest} bytes):\n{least}\n"
             f"(with half the context: {format_size(half)})",
             budget=budget,
-            smallest=least.total,
+            smallest=smallest,
             items=dict(least.items),
         )
-    return plan
+    used = smallest + int((budget - smallest) * tradeoff)
+    plan = _resident(sizes, used, context_length, batch) or _streamed(sizes, used, context_length, batch, streamed)
+    return dataclasses.replace(plan, budget=budget)
 
 
 def _assemble(sizes: ModelSizes, budget: int, context: int, chunk: int, rows: int, **changes: object) -> MemoryPlan:
@@ -199,64 +214,60 @@ def _pinned_bytes(sizes: ModelSizes, pinned: Sequence[Sequence[int]]) -> int:
     return sum(n * m.panel_bytes for layer, panels in layers for n, m in zip(panels, layer.matrices, strict=True))
 
 
-def _logits_rows(sizes: ModelSizes, chunk: int, share: int) -> int:
+def _chunk(sizes: ModelSizes, batch: int, share: int) -> int:
+    """The largest number of tokens in a pass whose scratch stays within a share of the budget."""
+    return next((c for c in CHUNKS if c > batch and sizes.scratch(c) - sizes.scratch(batch) <= share), batch)
+
+
+def _logits_rows(sizes: ModelSizes, chunk: int, batch: int, share: int) -> int:
     rows = chunk
-    while rows > 1 and sizes.logits(rows) > share:
+    while rows > batch and sizes.logits(rows) > share:
         rows //= 2
-    return rows
+    return max(rows, batch)
 
 
-def _resident(sizes: ModelSizes, budget: int, context: int) -> MemoryPlan | None:
-    for chunk in CHUNKS:
-        for rows in {_logits_rows(sizes, chunk, budget // 32), 1}:
+def _resident(sizes: ModelSizes, budget: int, context: int, batch: int) -> MemoryPlan | None:
+    for chunk in (*(c for c in CHUNKS if c > batch), batch):
+        for rows in (_logits_rows(sizes, chunk, batch, budget // 32), batch):
             plan = _assemble(sizes, budget, context, chunk, rows)
             if plan.total <= budget:
                 return plan
     return None
 
 
-def _smallest_resident(sizes: ModelSizes, context: int) -> MemoryPlan:
-    return _assemble(sizes, 0, context, 1, 1)
-
-
 def _least_slot(sizes: ModelSizes) -> int:
     """A slot holds at least one panel of every matrix."""
-    return max(m.panel_bytes for layer in sizes.layers for m in layer.matrices) + SLOT_SLACK
+    return _round_up(max(m.panel_bytes for layer in sizes.layers for m in layer.matrices) + SLOT_SLACK, PAGE)
 
 
 def _round_up(n: int, to: int) -> int:
     return -(-n // to) * to
 
 
-def _least(sizes: ModelSizes, context: int) -> MemoryPlan:
-    """Nothing pinned, the smallest ring, one token a pass."""
-    slot = _round_up(_least_slot(sizes), 4096)
+def _least(sizes: ModelSizes, context: int, batch: int) -> MemoryPlan:
+    """Nothing pinned, the smallest ring, one token of every sequence a pass."""
     none = tuple(tuple(0 for _ in layer.matrices) for layer in sizes.layers)
     return _assemble(
-        sizes, 0, context, 1, 1, embedding_pinned=False, pinned=none, slots=2, slot_bytes=slot
+        sizes, 0, context, batch, batch, embedding_pinned=False, pinned=none, slots=2, slot_bytes=_least_slot(sizes)
     )
 
 
-def _streamed(sizes: ModelSizes, budget: int, context: int) -> MemoryPlan | None:
-    least = _least(sizes, context)
-    if least.total > budget:
-        return None
+def _streamed(sizes: ModelSizes, budget: int, context: int, batch: int, least: MemoryPlan) -> MemoryPlan:
     spare = budget - least.total
-    chunk = next(c for c in CHUNKS if c == 1 or sizes.scratch(c) - sizes.scratch(1) <= spare // 16)
-    rows = _logits_rows(sizes, chunk, max(sizes.logits(1), spare // 32))
+    chunk = _chunk(sizes, batch, spare // CHUNK_SHARE)
+    rows = _logits_rows(sizes, chunk, batch, max(sizes.logits(batch), spare // LOGITS_SHARE))
     # the ring's share grows with the budget until its slots are as large as a disk likes
-    slot = min(4 * MIB, max(least.slot_bytes, _round_up(spare // 16 // SLOTS, 4096)))
-    slots = SLOTS
-    plan = _assemble(
-        sizes, budget, context, chunk, rows, embedding_pinned=False, pinned=least.pinned,
-        slots=slots, slot_bytes=slot,
-    )  # fmt: skip
-    if plan.total > budget:  # barely above the floor: two slots
-        plan = dataclasses.replace(least, budget=budget)
-        chunk, rows, slots, slot = 1, 1, 2, least.slot_bytes
-    share = max(0, budget - plan.total - PAGE * len(sizes.layers)) / sizes.weights
-    pinned = tuple(layer.pin(int(layer.nbytes * min(1.0, share))) for layer in sizes.layers)
+    slot = min(MAX_SLOT, max(least.slot_bytes, _round_up(spare // RING_SHARE // SLOTS, PAGE)))
+    plan = dataclasses.replace(least, budget=budget, chunk=chunk, logits_rows=rows, slots=SLOTS, slot_bytes=slot)
+    bare = _repin(sizes, plan, least.pinned)
+    if bare.total > budget:  # barely above the floor
+        plan, bare = least, least
+    share = max(0, budget - bare.total - PAGE * len(sizes.layers)) / sizes.weights
+    return _repin(sizes, plan, tuple(layer.pin(int(layer.nbytes * min(1.0, share))) for layer in sizes.layers))
+
+
+def _repin(sizes: ModelSizes, plan: MemoryPlan, pinned: tuple[tuple[int, ...], ...]) -> MemoryPlan:
     return _assemble(
-        sizes, budget, context, chunk, rows, embedding_pinned=False, pinned=pinned,
-        slots=slots, slot_bytes=slot,
+        sizes, plan.budget, plan.context_length, plan.chunk, plan.logits_rows, embedding_pinned=False, pinned=pinned,
+        slots=plan.slots, slot_bytes=plan.slot_bytes,
     )  # fmt: skip

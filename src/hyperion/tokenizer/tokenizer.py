@@ -155,14 +155,15 @@ class Tokenizer:
         return self
 
     @staticmethod
-    def estimate_memory(metadata: Mapping[str, Any]) -> int:
-        """Bytes that :meth:`from_metadata` will need at its peak, from the lengths of the arrays alone."""
+    def estimate_memory(metadata: Mapping[str, Any], *, building: bool = True) -> int:
+        """Bytes that the tokenizer will occupy, with `building` at its peak while it is made: from the lengths of the
+        arrays alone."""
         tokens = metadata.get(TOKENS_KEY)
         merges = metadata.get(MERGES_KEY)
         n_tokens = len(tokens) if hasattr(tokens, "__len__") else 0  # type: ignore[arg-type]
         # A SentencePiece vocabulary has no list; its pairs are two to three for each token.
         n_merges = len(merges) if hasattr(merges, "__len__") else 3 * n_tokens  # type: ignore[arg-type]
-        return estimate_bytes(n_tokens, n_merges, building=True)
+        return estimate_bytes(n_tokens, n_merges, building=building)
 
     # --- what it is
 
