@@ -31,6 +31,9 @@ MAX_SLOT = 4 << 20
 RING_SHARE, CHUNK_SHARE, LOGITS_SHARE = 22, 36, 96
 """What a streamed plan gives to its buffers: one part in so many of what is above the smallest plan."""
 
+FEW = 8
+"""Tokens that a streamed pass should take at least, if that costs no more than one part in so many."""
+
 PAGE = 4096
 
 
@@ -254,8 +257,9 @@ def _least(sizes: ModelSizes, context: int, batch: int) -> MemoryPlan:
 
 def _streamed(sizes: ModelSizes, budget: int, context: int, batch: int, least: MemoryPlan) -> MemoryPlan:
     spare = budget - least.total
-    chunk = _chunk(sizes, batch, spare // CHUNK_SHARE)
-    rows = _logits_rows(sizes, chunk, batch, max(sizes.logits(batch), spare // LOGITS_SHARE))
+    few = max(batch, FEW)  # enough to verify a draft, even where it takes more than its share
+    chunk = _chunk(sizes, batch, max(spare // CHUNK_SHARE, min(sizes.scratch(few), spare // FEW)))
+    rows = _logits_rows(sizes, chunk, batch, max(spare // LOGITS_SHARE, min(sizes.logits(few), spare // FEW)))
     # the ring's share grows with the budget until its slots are as large as a disk likes
     slot = min(MAX_SLOT, max(least.slot_bytes, _round_up(spare // RING_SHARE // SLOTS, PAGE)))
     plan = dataclasses.replace(least, budget=budget, chunk=chunk, logits_rows=rows, slots=SLOTS, slot_bytes=slot)
