@@ -5,7 +5,7 @@
  *   attn_expand_v(kv, row, hd, dims, dst)   one row of values to `dims` floats (a multiple of 16), zero past hd
  *   attn_product(half, nq, n, b, row, vec, vecs, a, c, start, ahead)
  *        c[j][16v + l] = c[j][16v + l]*start[j] + sum over i < n, in order, of a[j][i] * b[i*row + v*vec + l], for nq
- *        queries (4, 2 or 1) and v < vecs; start NULL: from 0; b is f16 when half, float otherwise
+ *        queries (6 unless half, 4, 2 or 1) and v < vecs; start NULL: from 0; b is f16 when half, float otherwise
  *   attn_keys(kv, nq, hd, keys, query, score, ahead)   the same for 4 tiles of quantized keys; hd a multiple of 64
  *   attn_values(kv, nq, hd, rows, weight, acc, start, scales, ahead)   and for 64 rows of quantized values, whose scales
  *        attn_expand_scales(kv, hd, rows, scales) has put into floats [64][hd / 32]
@@ -34,8 +34,10 @@ typedef struct {
     float factor[HYP_ATTN_CHUNK];
 } attn_live;
 
-HYP_INLINE size_t attn_group(size_t left)
+/* Queries that a product takes together: 6 where there are many and the tile is in floats. */
+HYP_INLINE size_t attn_group(size_t left, int direct)
 {
+    if (!direct && (left >= 10 || left == 6)) return 6;
     return left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 
@@ -68,7 +70,7 @@ HYP_INLINE void attn_score(const attn_shape *s, attn_live *live, const uint8_t *
     for (size_t j = 0, group; j < live->n; j += group) {
         const hyp_ahead once = attn_once(ahead, j);
         const void *b = half ? (const void *)keys : s->tile;
-        group = attn_group(live->n - j);
+        group = attn_group(live->n - j, direct || half);
         if (direct) attn_keys(s->kv, group, hd, keys, live->query + j, live->score + j, once);
         else attn_product(half, group, hd, b, 16, hd * 16, tiles, live->query + j, live->score + j, NULL, once);
     }
@@ -91,7 +93,7 @@ HYP_INLINE void attn_weigh(const attn_shape *s, attn_live *live, const uint8_t *
         const float *const *weight = (const float *const *)live->score + j;
         const hyp_ahead once = attn_once(ahead, j);
         size_t shared = live->count[j];
-        group = attn_group(live->n - j);
+        group = attn_group(live->n - j, direct || half);
         if (direct) {
             attn_values(s->kv, group, s->hd, values, weight, live->acc + j, live->factor + j, s->tile, once);
             continue;

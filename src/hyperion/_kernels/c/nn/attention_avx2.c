@@ -46,7 +46,7 @@ HYP_INLINE void multiply_add(size_t nq, const float *const *a, size_t i, __m256 
 HYP_INLINE void product_block(int half, size_t nq, size_t nv, size_t n, const void *b, size_t row, size_t vec,
                               const float *const *a, float *const *c, size_t at, const float *start, hyp_ahead ahead)
 {
-    __m256 acc[4][8];
+    __m256 acc[6][8];
     load_acc(nq, nv, c, at, start, acc);
     for (size_t i = 0; i < n; i++) {
         prefetch(ahead, i);
@@ -70,7 +70,7 @@ HYP_INLINE void product_queries(int half, size_t nq, size_t n, const void *b, si
                                 const float *const *a, float *const *c, const float *start, hyp_ahead ahead)
 {
     const char *at = b;
-    const size_t step = vec * (half ? 2 : 4), wide = 4 / nq;
+    const size_t step = vec * (half ? 2 : 4), wide = nq < 4 ? 4 / nq : 1;
     size_t v = 0;
     for (; v + wide <= vecs; v += wide)
         product_block(half, nq, wide, n, at + v * step, row, vec, a, c, 16 * v, start, pass_ahead(ahead, v, n));
@@ -91,11 +91,13 @@ PRODUCT(product_f16_4, 1, 4)
 PRODUCT(product_f32_1, 0, 1)
 PRODUCT(product_f32_2, 0, 2)
 PRODUCT(product_f32_4, 0, 4)
+PRODUCT(product_f32_6, 0, 6)
 
 HYP_INLINE void attn_product(int half, size_t nq, size_t n, const void *b, size_t row, size_t vec, size_t vecs,
                              const float *const *a, float *const *c, const float *start, hyp_ahead ahead)
 {
     if (half) (nq == 4 ? product_f16_4 : nq == 2 ? product_f16_2 : product_f16_1)(n, b, row, vec, vecs, a, c, start, ahead);
+    else if (nq == 6) product_f32_6(n, b, row, vec, vecs, a, c, start, ahead);
     else (nq == 4 ? product_f32_4 : nq == 2 ? product_f32_2 : product_f32_1)(n, b, row, vec, vecs, a, c, start, ahead);
 }
 

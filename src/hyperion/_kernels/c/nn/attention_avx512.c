@@ -43,7 +43,7 @@ HYP_INLINE void multiply_add(size_t nq, size_t nv, const float *const *a, size_t
 HYP_INLINE void product_block(int half, size_t nq, size_t nv, size_t n, const void *b, size_t row, size_t vec,
                               const float *const *a, float *const *c, size_t at, const float *start, hyp_ahead ahead)
 {
-    __m512 acc[4][4], w[4];
+    __m512 acc[6][4], w[4];
     load_acc(nq, nv, c, at, start, acc);
     for (size_t i = 0; i < n; i++) {
         prefetch(ahead, i);
@@ -81,11 +81,13 @@ PRODUCT(product_f16_4, 1, 4)
 PRODUCT(product_f32_1, 0, 1)
 PRODUCT(product_f32_2, 0, 2)
 PRODUCT(product_f32_4, 0, 4)
+PRODUCT(product_f32_6, 0, 6)
 
 HYP_INLINE void attn_product(int half, size_t nq, size_t n, const void *b, size_t row, size_t vec, size_t vecs,
                              const float *const *a, float *const *c, const float *start, hyp_ahead ahead)
 {
     if (half) (nq == 4 ? product_f16_4 : nq == 2 ? product_f16_2 : product_f16_1)(n, b, row, vec, vecs, a, c, start, ahead);
+    else if (nq == 6) product_f32_6(n, b, row, vec, vecs, a, c, start, ahead);
     else (nq == 4 ? product_f32_4 : nq == 2 ? product_f32_2 : product_f32_1)(n, b, row, vec, vecs, a, c, start, ahead);
 }
 

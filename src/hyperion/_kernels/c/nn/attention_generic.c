@@ -69,12 +69,15 @@ HYP_INLINE void attn_product(int half, size_t nq, size_t n, const void *b, size_
     (void)ahead;
     for (size_t v = 0; v < vecs; v++) {
         const float *at = (const float *)b + v * vec;
-        if (nq == 4) {
+        if (nq >= 4) {
             product_block(4, 2, n, at, row, a, c, 16 * v, start);
             product_block(4, 2, n, at + 8, row, a, c, 16 * v + 8, start);
+        }
+        if (nq == 6) {
+            product_block(2, 4, n, at, row, a + 4, c + 4, 16 * v, start ? start + 4 : NULL);
         } else if (nq == 2) {
             product_block(2, 4, n, at, row, a, c, 16 * v, start);
-        } else {
+        } else if (nq == 1) {
             product_block(1, 4, n, at, row, a, c, 16 * v, start);
         }
     }
