@@ -9,6 +9,7 @@ import pytest
 
 import hyperion
 from hyperion._kernels import stream
+from hyperion.memory import process_budget
 from hyperion.scheduling import LayerSize, MatrixSize, ModelSizes, make_plan
 
 IDS = [(7 * i) % 2000 + 3 for i in range(70)]
@@ -104,14 +105,14 @@ def test_a_failed_read_names_the_layer_and_the_next_call_works(path, expected, n
 
 @pytest.mark.parametrize("nth", [1, 3, 20])
 def test_a_failed_read_while_loading_gives_everything_back(path, nth):
-    before = hyperion.memory.process_budget().used
+    before = process_budget().used
     try:
         stream.inject_read_failure(nth, 5)
         with pytest.raises(hyperion.HyperionIOError, match="tensor"):
             hyperion.load_model(path)
     finally:
         stream.inject_read_failure(0)
-    assert hyperion.memory.process_budget().used == before
+    assert process_budget().used == before
     hyperion.load_model(path).close()
 
 
@@ -140,13 +141,13 @@ def test_readers_end_with_the_model(path):
         with streamed(path, 0.2, context_length=64) as model:
             model.generate([1, 2, 3], max_length=2)
     threads, files = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
-    used = hyperion.memory.process_budget().used
+    used = process_budget().used
     for _ in range(20):
         with streamed(path, 0.2, context_length=64) as model:
             model.generate([1, 2, 3], max_length=2)
     assert len(os.listdir("/proc/self/task")) <= threads
     assert len(os.listdir("/proc/self/fd")) <= files
-    assert hyperion.memory.process_budget().used == used
+    assert process_budget().used == used
 
 
 def test_a_forked_child_streams_on_its_own(path, expected):

@@ -11,6 +11,8 @@ cdef extern from "stream/ring.h" nogil:
         HYP_IO_AUTO
         HYP_DIRECT_ALIGN
         HYP_PANEL
+        HYP_READ_CHANGED
+        HYP_READ_NOT_FINITE
 
     size_t hyp_block_len(int type)
     size_t hyp_row_bytes(int type, size_t cols)
@@ -25,7 +27,7 @@ cdef extern from "stream/ring.h" nogil:
     ctypedef struct hyp_extent:
         const hyp_file *file
         uint64_t offset
-        int type, packed
+        int type, packed, check
         size_t rows, cols
 
     ctypedef struct hyp_read_stats:

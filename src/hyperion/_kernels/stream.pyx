@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from hyperion._kernels.threads cimport check_signals
 
-from hyperion.errors import HyperionIOError, HyperionMemoryError, InvalidArgumentError
+from hyperion.errors import FormatError, HyperionIOError, HyperionMemoryError, InvalidArgumentError
 
 IO_MODES = {"direct": HYP_IO_DIRECT, "buffered": HYP_IO_BUFFERED, "auto": HYP_IO_AUTO}
 DIRECT_ALIGN = HYP_DIRECT_ALIGN
@@ -64,13 +64,15 @@ cdef hyp_extent _extent(File file, int type, size_t offset, size_t rows, size_t 
     cdef hyp_extent e
     if hyp_block_len(type) == 0 or rows == 0 or cols == 0 or cols % hyp_block_len(type):
         raise InvalidArgumentError(f"rows [{rows}, {cols}] of type {type} cannot be packed")
-    e.file, e.offset, e.type, e.packed, e.rows, e.cols = &file.c, offset, type, packed, rows, cols
+    e.file, e.offset, e.type, e.packed, e.rows, e.cols, e.check = &file.c, offset, type, packed, rows, cols, True
     return e
 
 
 def describe_failure(str what, str path, int error):
     """The exception for a failed read of `what`."""
-    if error == -1:
+    if error == HYP_READ_NOT_FINITE:
+        return FormatError(f"{what} of {path!r} has a scale or a weight that is NaN or infinite", path=path, what=what)
+    if error == HYP_READ_CHANGED:
         reason = "the file was changed, replaced or truncated after it was opened"
     elif error == 0:
         reason = "the file ended early"

@@ -59,12 +59,17 @@ static int read_all(int fd, uint8_t *buffer, size_t n, size_t need, uint64_t off
 }
 
 /* Raw rows at raw become panels at dst <= raw; each panel's rows leave before anything is written over them. */
-static int pack_in_place(const hyp_extent *e, const uint8_t *raw, uint8_t *dst, uint8_t *temp)
+static int pack_in_place(const hyp_extent *e, const uint8_t *raw, uint8_t *dst, uint8_t *temp, int *error)
 {
+    const size_t blocks = e->cols / hyp_block_len(e->type);
     const size_t row = hyp_row_bytes(e->type, e->cols), panel = HYP_PANEL * row;
     for (size_t r = 0; r < e->rows; r += HYP_PANEL) {
         const size_t rows = e->rows - r < HYP_PANEL ? e->rows - r : HYP_PANEL;
         memcpy(temp, raw + r * row, rows * row);
+        if (e->check && hyp_find_nonfinite(e->type, temp, rows * blocks) >= 0) {
+            *error = HYP_READ_NOT_FINITE;
+            return HYP_ERROR_IO;
+        }
         const int status = hyp_pack_panel(e->type, temp, row, rows, e->cols, dst + r / HYP_PANEL * panel);
         if (status != HYP_OK) return status;
     }
@@ -91,5 +96,5 @@ int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *t
     stats->seconds = hyp_seconds() - start;
     if (status != HYP_OK) return status;
     *panels = e->packed ? buffer + shift : buffer;
-    return e->packed ? HYP_OK : pack_in_place(e, buffer + shift, buffer, temp);
+    return e->packed ? HYP_OK : pack_in_place(e, buffer + shift, buffer, temp, error);
 }

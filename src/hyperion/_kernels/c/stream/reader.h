@@ -17,6 +17,7 @@ typedef struct {
     const hyp_file *file;
     uint64_t offset; /* of the first row */
     int type, packed; /* packed: the file holds panels already */
+    int check;        /* look for scales (float types: values) that are not finite; raw rows only */
     size_t rows, cols;
 } hyp_extent;
 
@@ -32,7 +33,8 @@ size_t hyp_extent_panel_bytes(const hyp_extent *e);
 size_t hyp_extent_buffer_bytes(const hyp_extent *e);
 
 /* Read and pack. buffer is 4096-aligned for direct reads; temp has a panel's bytes. *panels is where the panels start (in
- * buffer). On failure *error is errno, or 0 where the file ended early. */
+ * buffer). On failure *error is errno, 0 where the file ended early, or HYP_READ_NOT_FINITE. */
+enum { HYP_READ_CHANGED = -1, HYP_READ_NOT_FINITE = -2 };
 int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                     hyp_read_stats *stats, int *error);
 

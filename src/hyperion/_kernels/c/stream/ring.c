@@ -121,13 +121,15 @@ static int fill(hyp_ring *r, uint64_t chunk, size_t slot, uint8_t *temp, int64_t
         const hyp_ring_piece *p = &r->pieces[i];
         hyp_read_stats s = {0, 0};
         *piece = (int64_t)i;
-        *error = -1;
+        *error = HYP_READ_CHANGED;
         if (i == r->first[c] && file_changed(p->extent.file)) return HYP_ERROR_IO;
         hyp_lock(&r->lock);
         const int direct = choose_direct(r, chunk, p->extent.file);
         hyp_unlock(&r->lock);
+        hyp_extent extent = p->extent;
+        extent.check = chunk < r->chunks; /* the file is checked for changes, so once is enough */
         const int status =
-            hyp_extent_read(&p->extent, direct, r->memory + slot * r->slot_bytes + p->at, temp, &r->panels[i], &s, error);
+            hyp_extent_read(&extent, direct, r->memory + slot * r->slot_bytes + p->at, temp, &r->panels[i], &s, error);
         if (status != HYP_OK) return status;
         hyp_lock(&r->lock);
         note_rate(direct ? &r->stats.direct_rate : &r->stats.buffered_rate, &s);
