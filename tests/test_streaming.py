@@ -218,3 +218,51 @@ def test_every_layer_pins_the_same_share():
     plan = make_plan(sizes, 3_000_000, 64)
     assert not plan.resident
     assert len({sum(p) for p in plan.pinned}) == 1
+
+
+PROMPTS = ["ROMEO:", "To be, or not to be", [1, 2, 3, 4, 5], "KING RICHARD III:\nMy", "O gentle night"]
+
+
+@pytest.mark.parametrize("share", [None, 0.3])
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"temperature": 1.0, "seed": 5, "stop": ["the"]}])
+def test_a_batch_gives_the_texts_of_each_prompt_alone(path, share, settings):
+    with hyperion.load_model(path) as model:
+        alone = [model.generate(p, max_length=24, **settings) for p in PROMPTS]
+        passes = None
+        assert model.generate(PROMPTS, max_length=24, **settings) == alone
+    if share is None:
+        return
+    with streamed(path, share) as model:
+        plan = model.plan
+        assert model.generate(PROMPTS, max_length=24, **settings) == alone
+        assert model.plan == plan
+        assert model.budget.used <= plan.budget
+        passes = model.stream_stats["passes"]
+    assert passes < len(PROMPTS) * 24
+
+
+def test_a_live_model_moves_between_budgets(path, expected):
+    floor = smallest_budget(path, context_length=128)
+    with hyperion.load_model(path, context_length=128) as model, model.session() as session:
+        session.eval(IDS[:30])
+        for budget in (floor + 1_500_000, floor + 800_000, "64MB", floor + 2_500_000, floor + 600_000):
+            plan = model.replan(budget)
+            assert model.budget.used <= plan.budget == model.budget.limit
+            np.testing.assert_array_equal(session.eval(IDS[30:35]), expected[34])
+            session.truncate(30)
+        with pytest.raises(hyperion.MemoryBudgetError):
+            model.replan(1_000_000)
+        np.testing.assert_array_equal(session.eval(IDS[30:]), expected[-1])
+
+
+def test_a_failed_read_while_moving_leaves_a_working_model(path, expected):
+    floor = smallest_budget(path, context_length=128)
+    with hyperion.load_model(path, memory_budget=floor + 400_000, context_length=128) as model:
+        for nth in (1, 3):
+            stream.inject_read_failure(nth, 5)
+            with pytest.raises(hyperion.HyperionIOError):
+                model.replan("64MB")
+            stream.inject_read_failure(0)
+            np.testing.assert_array_equal(model.logits(IDS), expected)
+        assert model.replan("64MB").resident
+        np.testing.assert_array_equal(model.logits(IDS), expected)

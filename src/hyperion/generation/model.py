@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from hyperion.errors import InvalidArgumentError
+from hyperion.generation.batch import generate_batch
 from hyperion.generation.config import GenerationConfig
 from hyperion.generation.lookup import Advancer
 from hyperion.generation.perplexity import perplexity
@@ -52,15 +53,26 @@ class Chunk:
 class Model(Transformer):
     """An open language model; made by :func:`load_model`, closed by :meth:`close` or `with`."""
 
+    @overload
     def generate(
         self, prompt: Prompt, config: GenerationConfig | None = None, *, progress: Progress | None = None, **settings: Any
-    ) -> str:
-        """Continue a prompt.
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self, prompt: list[str], config: GenerationConfig | None = None, *, progress: Progress | None = None, **settings: Any
+    ) -> list[str]: ...
+
+    def generate(
+        self, prompt: Any, config: GenerationConfig | None = None, *, progress: Progress | None = None, **settings: Any
+    ) -> str | list[str]:
+        """Continue a prompt, or a list of prompts as one batch.
 
         Parameters
         ----------
-        prompt : str or sequence of int
-            Text (tokenized with the special tokens that the model asks for) or token ids (taken as they are).
+        prompt : str, sequence of int, or list of those
+            Text (tokenized with the special tokens that the model asks for) or token ids (taken as they are). The texts of
+            a batch are those of each prompt alone; a pass over the weights serves all of them.
         config : GenerationConfig, optional
             Settings; keyword arguments such as `max_length=100, temperature=0.7` override its fields.
         progress : callable, optional
@@ -68,14 +80,17 @@ class Model(Transformer):
 
         Returns
         -------
-        str
-            The generated text, without the prompt.
+        str or list of str
+            The generated text, without the prompt; for a list of prompts a list of texts.
 
         Raises
         ------
         InvalidArgumentError
             If the prompt is empty or does not fit the context.
         """
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], (int, np.integer)):
+            ids = [self._prompt_ids(p) for p in prompt]
+            return generate_batch(self, ids, GenerationConfig.merge(config, settings), progress)
         return "".join(chunk.text for chunk in self.stream(prompt, config, progress=progress, **settings))
 
     def stream(

@@ -12,6 +12,7 @@ import numpy as np
 
 from hyperion import cpu
 from hyperion._kernels.nn import Runtime, Shape, head_scratch_bytes
+from hyperion._kernels.pool import rounded
 from hyperion._kernels.threads import Team
 from hyperion.errors import FormatError, HyperionRuntimeError, InvalidArgumentError
 from hyperion.formats import Container, open_container
@@ -209,6 +210,16 @@ class Transformer:
             plan = make_plan(sizes, limit, self.context_length, batch=batch, tradeoff=tradeoff)
             self._move(plan, limit)
             return plan
+
+    def restore(self, plan: MemoryPlan) -> None:
+        """Move back to a plan that the model had before."""
+        self._check_open()
+        with self._lock:
+            self._move(plan, plan.budget)
+
+    def session_bytes(self, capacity: int) -> int:
+        """Bytes that a session of this many positions takes in the ledger."""
+        return rounded(self._sizes.kv(max(1, min(capacity, self.context_length))))
 
     def _move(self, plan: MemoryPlan, limit: int) -> None:
         """From the present plan to another one; back to the present one if a read fails."""
