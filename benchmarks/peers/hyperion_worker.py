@@ -11,13 +11,14 @@ state: dict = {}
 
 def load(path: str, threads: int, context_length: int, budget: str | None = None) -> dict:
     """Open a model and one session on it."""
-    import hyperion
+    from hyperion import __version__, load_model
 
     before, start = peak_memory(), time.perf_counter()
-    model = hyperion.load_model(path, threads=threads, context_length=context_length, memory_budget=budget)
+    model = load_model(path, threads=threads, context_length=context_length, memory_budget=budget)
     seconds = time.perf_counter() - start
     state.update(model=model, session=model.session(), hwm=before, vocab=model.tokenizer.vocab_size)
-    return {"seconds": seconds, "version": hyperion.__version__, "details": str(model.describe())}
+    details = "; ".join(f"{key} {value}" for key, value in model.describe().items() if key != "path")
+    return {"seconds": seconds, "version": __version__, "details": details}
 
 
 def prefill(tokens: int) -> float:
