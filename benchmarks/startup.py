@@ -12,8 +12,8 @@ from benchmarks import machine, report
 TIMED = {
     "import hyperion, after NumPy (ms)": "import numpy; t = time.perf_counter(); import hyperion",
     "load_model of the demo model (ms)": (
-        "import hyperion; hyperion.load_model; from hyperion.cli.common import demo_model\n"
-        "with demo_model() as path: t = time.perf_counter(); hyperion.load_model(path)"
+        "from hyperion import load_model; from hyperion.cli.common import model_path\n"
+        "with model_path(None) as path: t = time.perf_counter(); load_model(path)"
     ),
 }
 

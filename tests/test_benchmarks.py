@@ -1,5 +1,6 @@
 """The machinery of the benchmarks: workers that answer, fail and die; the arithmetic of the report."""
 
+import json
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as benchmarks_main
 from benchmarks import compare, machine, report
 from benchmarks.peers.worker import Worker, WorkerError, token_ids
 
@@ -79,3 +81,16 @@ def test_the_machine_is_described_in_one_line():
     line = machine.sentence(machine.describe())
     assert "\n" not in line
     assert "Python" in line
+
+
+def test_the_commands_measure_and_write_tables(tmp_path, capsys):
+    small = ["--shape", "tiny", "--types", "q8_0", "--threads", "1", "--prefill", "8", "--decode", "2", "--context", "4"]
+    folders = ["--models", str(tmp_path), "--out", str(tmp_path)]
+    assert benchmarks_main.main(["compare", *small, *folders, "--rounds", "1", "--peers", "hyperion"]) == 0
+    data = json.loads((tmp_path / "compare.json").read_text())
+    (result,) = data["results"]
+    assert result["failures"] == {}
+    assert result["tokens_per_second"]["decode"]["hyperion"][0] > 0
+    assert "q8_0 prefill" in capsys.readouterr().out
+    assert benchmarks_main.main(["startup", "--rounds", "1", "--out", str(tmp_path)]) == 0
+    assert len(json.loads((tmp_path / "startup.json").read_text())["milliseconds"]) == 2
