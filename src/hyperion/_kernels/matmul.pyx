@@ -45,17 +45,12 @@ cdef object _matrix(object array, str what, object rows, object cols):
     return array.strides[0] // 4 if array.shape[0] > 1 else cols
 
 
-cdef class _Products:
-    """Packed weights and outputs as C sees them."""
-    cdef hyp_product products[16]
-
-
 def linear(PackedMatrix packed not None, x, level=None, Team team=None, out=None):
     return linear_many((packed,), x, level, team, None if out is None else (out,))[0]
 
 
 def linear_many(packed, x, level=None, Team team=None, out=None):
-    cdef _Products job = _Products()
+    cdef hyp_product products[16]
     cdef PackedMatrix first, weight
     cdef size_t m, k, n, ldx, nbytes, i
     cdef int status, is_float
@@ -82,15 +77,15 @@ def linear_many(packed, x, level=None, Team team=None, out=None):
         raise InvalidArgumentError(f"{n} weights need {n} outputs, not {len(out)}")
     for i in range(n):
         weight, target = packed[i], out[i]
-        job.products[i].ldo = _matrix(target, "out", m, weight.weight.rows)
+        products[i].ldo = _matrix(target, "out", m, weight.weight.rows)
         if not target.flags.writeable:
             raise InvalidArgumentError("out is read-only")
         if np.shares_memory(target, x) or np.shares_memory(target, np.frombuffer(weight.panels, np.uint8)):
             raise InvalidArgumentError("out shares memory with an input")
         if any(np.shares_memory(target, other) for other in out[:i]):
             raise InvalidArgumentError("outputs share memory")
-        job.products[i].weight = &weight.weight
-        job.products[i].out = <float *><size_t>target.ctypes.data
+        products[i].weight = &weight.weight
+        products[i].out = <float *><size_t>target.ctypes.data
     if m == 0:
         return out
     nbytes = hyp_act_bytes(is_float, m, k)
@@ -104,7 +99,7 @@ def linear_many(packed, x, level=None, Team team=None, out=None):
         with nogil:
             status = hyp_act_pack(kernels, region, threads, first.weight.type, source, ldx, m, k, act)
             if status == 0:
-                status = hyp_linear(kernels, region, threads, job.products, n, act, m)
+                status = hyp_linear(kernels, region, threads, products, n, act, m)
         check_status(status, "linear")
     finally:
         PyMem_RawFree(memory)

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 class BlockType(NamedTuple):
     """A numeric type of weights: blocks of `block_len` weights in `block_bytes` bytes, numbered as in GGUF."""
@@ -37,6 +37,7 @@ def block_type(type: str | int | BlockType) -> BlockType:
         If the type is not among :data:`TYPES`.
     """
 
+@disjoint_base
 class PackedMatrix:
     """A matrix [rows, cols] of packed panels in memory that something else owns.
 

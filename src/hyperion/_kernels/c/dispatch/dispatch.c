@@ -48,11 +48,14 @@ static uint64_t xcr0(void)
 #endif
 }
 
-/* Since Linux 5.16 a process must ask for the 8 KiB of tile registers before their first use; elsewhere there is no
- * way that we have tested, so AMX counts as absent. */
+/* Since Linux 5.16 a process must ask for the 8 KiB of tile registers before their first use; elsewhere there is no way
+ * that we have tested, so AMX counts as absent. Every signal stack must then hold them, the host program's too, so a build
+ * that has no use for them does not ask. */
 static int amx_permitted(void)
 {
-#if defined(__linux__) && defined(__x86_64__) && defined(SYS_arch_prctl)
+#if !defined(HYP_BUILT_amx)
+    return 1;
+#elif defined(__linux__) && defined(__x86_64__) && defined(SYS_arch_prctl)
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 #else

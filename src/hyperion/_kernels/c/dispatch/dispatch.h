@@ -12,7 +12,7 @@ typedef struct {
     int neon;
 } hyp_features;
 
-/* AMX counts only where the kernel granted this process its tile registers: detection asks for them. */
+/* In a build with AMX kernels AMX counts only where the system grants this process the tile registers: detection asks. */
 void hyp_detect(hyp_features *features);
 
 /* "generic", "avx2", "avxvnni", "avx512", "amx"; NULL where there is no such level. */
