@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -339,9 +340,9 @@ def test_estimate_covers_what_the_process_grows_by(shared):
         "t = Tokenizer.from_metadata(m, consume=True); t.encode('Hello')\n"
         "print(read('VmHWM') - before, estimate, t.memory_bytes)"
     )
-    folder = str(shared / "vocab/ggml-vocab-llama-bpe.gguf")
+    file = str(shared / "vocab/ggml-vocab-llama-bpe.gguf")
     out = subprocess.run(
-        [sys.executable, "-c", code, str(__import__("pathlib").Path(__file__).parent), folder],
+        [sys.executable, "-c", code, str(Path(__file__).parent), file],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     grown, estimate, kept = map(int, out.stdout.split())

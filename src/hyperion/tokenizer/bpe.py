@@ -161,7 +161,7 @@ PRETOKENIZERS: Mapping[str, PreTokenizer] = {
     **_family("tekken", _TEKKEN, ignore_merges=True, add_bos=True),
     **_family("gpt-4o llama4 kanana2 talkie minimax-m2", _GPT4O),
     **_family("kimi-k2", _KIMI),
-    **_family("superbpe", r"\p{N}+", r"(?=(\d{3})+(?!\d))"),
+    **_family("superbpe", r"\p{N}+", r"(?=(?>(?:\d{3})+)(?!\d))"),
     **_family(
         "chameleon", "<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )", r"\p{N}",
         r"[\p{P}!-/:-@\[-`{-~]", _GPT2, add_bos=True,

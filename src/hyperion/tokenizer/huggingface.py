@@ -275,10 +275,19 @@ def _cut(data: bytes, path: Path, max_tokens: int) -> bytes:
         raise FormatError(f"{path}: the model has no vocabulary", path=str(path))
     model["vocab"] = kept
     if isinstance(kept, dict) and isinstance(model.get("merges"), list):
-        pairs = ((m, m.split(" ", 1) if isinstance(m, str) else m) for m in model["merges"])
-        model["merges"] = [m for m, p in pairs if len(p) == 2 and p[0] in kept and p[1] in kept and p[0] + p[1] in kept]
+        model["merges"] = [m for m in model["merges"] if _is_kept(m, kept)]
     added = content.get("added_tokens") or []
+    if not isinstance(added, list):
+        raise FormatError(f"{path}: added_tokens must be a list, not a {type(added).__name__}", path=str(path))
     content["added_tokens"] = [t for t in added if isinstance(t, dict) and _is_id(t.get("id")) and t["id"] < max_tokens]
     if len(content["added_tokens"]) < len(added):
         content["post_processor"] = None  # it names tokens that may be gone
     return json.dumps(content).encode()
+
+
+def _is_kept(merge: Any, kept: Mapping[str, int]) -> bool:
+    """Whether a merge, "left right" or a list of both, is among the tokens that are kept."""
+    pair = merge.split(" ", 1) if isinstance(merge, str) else merge
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+        return False
+    return pair[0] in kept and pair[1] in kept and pair[0] + pair[1] in kept

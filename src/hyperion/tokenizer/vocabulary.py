@@ -238,9 +238,9 @@ class Vocabulary:
             for key in keys:
                 value = metadata.get(f"tokenizer.ggml.{key}")
                 # Padding and such are written out of range by some converters and of no use here: then they are unnamed.
-                named = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-                if named and 0 <= int(value) < len(self.kinds):  # type: ignore[call-overload]
-                    self.fill_in[keys[0]] = int(value)  # type: ignore[call-overload]
+                token = -1 if isinstance(value, bool) or not isinstance(value, numbers.Integral) else int(value)
+                if 0 <= token < len(self.kinds):
+                    self.fill_in[keys[0]] = token
         for flag, value, name in (("bos", self.bos_id, "add_bos"), ("eos", self.eos_id, "add_eos")):
             if getattr(self, name) and value is None:
                 if not self.cut:
