@@ -208,7 +208,7 @@ HOSTILE = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_templates_end_in_an_error(what):
     with pytest.raises(InvalidArgumentError):
-        render_chat(HOSTILE[what], CHAT)
+        render_chat(HOSTILE[what], CHAT, time_limit=0.3)
 
 
 def test_time_limit_is_kept():

@@ -152,6 +152,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.filterwarnings("ignore:the file names no pre-tokenizer")
 @settings(max_examples=150, deadline=None)
 @given(
     base=st.sampled_from([byte_bpe(("ab", "the")), small_spm()]),

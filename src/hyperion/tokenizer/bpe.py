@@ -2,7 +2,7 @@
 
 A pre-tokenizer cuts text into words before merges apply; two models with the same merges and different cuts give
 different tokens, so a name that is not in :data:`PRETOKENIZERS` is an error. The patterns are those of the models' own
-``tokenizer.json`` (Oniguruma syntax); several patterns cut one after the other, each the pieces of the one before.
+``tokenizer.json`` (Oniguruma syntax); several patterns cut one after the other, each the pieces of the one before. GGUF names no Unicode normalization, so none is done.
 """
 
 from __future__ import annotations
