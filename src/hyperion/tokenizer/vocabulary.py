@@ -330,13 +330,21 @@ class Vocabulary:
         """
         merges, self.merges = self.merges, ()
         for i, text in enumerate(_drain(merges or (), self.consume)):
-            if isinstance(text, bytes):
-                text = _decoded(text, MERGES_KEY, i)
-            # A token may itself begin with a space, never be empty: look for the separator from the second character.
-            at = text.find(" ", 1) if isinstance(text, str) else -1
-            if at < 0 or at + 1 == len(text):
-                raise FormatError(f"{MERGES_KEY}[{i}] must be two tokens with a space between, got {text!r:.80}", index=i)
-            yield text[:at], text[at + 1 :]
+            parts = text.split(" ") if isinstance(text, str) else ()
+            if len(parts) == 2 and parts[0] and parts[1]:
+                yield parts[0], parts[1]
+            else:
+                yield _odd_pair(text, i)
+
+
+def _odd_pair(text: Any, i: int) -> tuple[str, str]:
+    """A merge that is not two words: a token may itself hold a space, though byte-level ones do not."""
+    if isinstance(text, bytes):
+        text = _decoded(text, MERGES_KEY, i)
+    at = text.find(" ", 1) if isinstance(text, str) else -1
+    if at < 0 or at + 1 == len(text):
+        raise FormatError(f"{MERGES_KEY}[{i}] must be two tokens with a space between, got {text!r:.80}", index=i)
+    return text[:at], text[at + 1 :]
 
 
 def _guess_sentencepiece_kinds(tokens: Sequence[str], kinds: bytearray) -> None:
