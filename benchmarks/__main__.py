@@ -11,11 +11,11 @@ COMMANDS = (compare, startup)
 
 def main(argv: list[str] | None = None) -> int:
     """Run one benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split(":")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Hyperion and its peers.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:
         name = module.__name__.rsplit(".", 1)[-1]
-        command = commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__)
+        command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0], description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args(argv)

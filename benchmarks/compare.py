@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -190,7 +191,7 @@ def text(data: dict, names: list[str]) -> str:
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     names = [p.name for p in PEERS if p.name in args.peers]
-    data = {
+    data: dict[str, Any] = {
         "machine": machine.describe(),
         "settings": {k: getattr(args, k) for k in ("shape", "types", "threads", "prefill", "decode", "context", "rounds")},
         "results": [],

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 ISA_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 
@@ -20,9 +21,10 @@ def read(path: str) -> str:
 
 def processor() -> tuple[str, list[str]]:
     """Model name and those of its instruction sets that matter here."""
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in read("/proc/cpuinfo").splitlines() if ":" in line
-    )
+    fields: dict[str, str] = {}
+    for line in read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        fields[name.strip()] = value.strip()
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     return fields.get("model name") or platform.processor() or platform.machine(), [f for f in ISA_FLAGS if f in flags]
 
@@ -53,7 +55,7 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, Any]:
     """Everything about the machine that a reader of figures needs to know, as plain data."""
     name, isa = processor()
     memory = next((line.split()[1] for line in read("/proc/meminfo").splitlines() if line.startswith("MemTotal")), "0")
@@ -74,7 +76,7 @@ def describe() -> dict[str, object]:
     }
 
 
-def sentence(machine: dict) -> str:
+def sentence(machine: dict[str, Any]) -> str:
     """One line for the head of a table."""
     cache = ", ".join(f"{level} {size}" for level, size in machine["caches"].items())
     load = machine["load average"]

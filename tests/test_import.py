@@ -1,8 +1,10 @@
 """What `import hyperion` brings in. It stays quick because everything heavy waits until it is used."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +55,13 @@ def test_the_version_is_the_distribution_s():
     except PackageNotFoundError:  # built in place
         return
     assert hyperion.__version__ == expected
+
+
+def test_type_checkers_see_the_lazy_names_where_they_are():
+    import hyperion
+
+    tree = ast.parse(Path(hyperion.__file__).read_text(encoding="utf-8"))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    seen = {name.name: f"hyperion.{node.module}" for node in block.body for name in node.names}
+    assert seen == hyperion._LAZY
+    assert set(seen) <= set(hyperion.__all__)

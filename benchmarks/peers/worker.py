@@ -47,6 +47,9 @@ class Worker:
             env={**os.environ, **(env or {})},
             text=True,
         )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests, self.replies = self.process.stdin, self.process.stdout
 
     def ask(self, op: str, **arguments: Any) -> Any:
         """Send a request and wait for its result.
@@ -57,9 +60,9 @@ class Worker:
             If the worker replies with an error or ends.
         """
         try:
-            self.process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            self.requests.write(json.dumps({"op": op, **arguments}) + "\n")
+            self.requests.flush()
+            line = self.replies.readline()
         except BrokenPipeError:
             line = ""
         if not line:
@@ -74,13 +77,13 @@ class Worker:
     def close(self) -> None:
         """End the process; one that hangs is killed."""
         with contextlib.suppress(OSError):
-            self.process.stdin.close()
+            self.requests.close()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stdout.close()
+        self.replies.close()
 
 
 def serve(operations: dict[str, Callable[..., Any]]) -> None:

@@ -4,6 +4,7 @@ Names are loaded when they are first used, so that ``import hyperion`` costs nex
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .errors import (
     ErrorCode,
@@ -19,6 +20,11 @@ from .errors import (
     set_error_handler,
 )
 
+if TYPE_CHECKING:  # what a type checker sees of _LAZY
+    from .generation import Chunk, GenerationConfig, Model, load_model
+    from .models import Session
+    from .tokenizer import Tokenizer
+
 __version__ = "0.1.0"
 
 _LAZY: dict[str, str] = {
@@ -31,22 +37,27 @@ _LAZY: dict[str, str] = {
 }  # public name: the module that has it
 
 __all__ = [
+    "Chunk",
     "ErrorCode",
     "FormatError",
+    "GenerationConfig",
     "HyperionError",
     "HyperionIOError",
     "HyperionMemoryError",
     "HyperionRuntimeError",
     "InvalidArgumentError",
     "MemoryBudgetError",
+    "Model",
+    "Session",
+    "Tokenizer",
     "UnsupportedError",
     "get_error_message",
+    "load_model",
     "set_error_handler",
 ]
-__all__ += list(_LAZY)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'hyperion' has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name]), name)

@@ -138,5 +138,6 @@ def memory_sentence(figures: dict[str, int | None]) -> str:
     from hyperion.memory import format_size
 
     grown = figures["resident_growth"]
-    text = f"peak memory {format_size(figures['peak_memory'])} of a budget of {format_size(figures['memory_budget'])}"
+    peak, budget = figures["peak_memory"] or 0, figures["memory_budget"] or 0
+    text = f"peak memory {format_size(peak)} of a budget of {format_size(budget)}"
     return text + (f"; the process grew by {format_size(grown)}" if grown is not None else "")

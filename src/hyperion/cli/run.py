@@ -74,10 +74,14 @@ def command(
 
 def find_prompt(prompt: str | None, prompt_file: str | None) -> str:
     """The prompt from wherever it comes."""
-    if (prompt is None) == (prompt_file is None):
-        raise click.UsageError("a prompt is needed: one of --prompt and --prompt-file")
-    if prompt == "-" or prompt_file is not None:
-        return read_text(prompt_file or "-")
+    if prompt is not None and prompt_file is not None:
+        raise click.UsageError("--prompt and --prompt-file exclude each other")
+    if prompt_file is not None:
+        return read_text(prompt_file)
+    if prompt is None:
+        raise click.UsageError("a prompt is needed: --prompt TEXT or --prompt-file FILE")
+    if prompt == "-":
+        return read_text("-")
     try:
         prompt.encode()
     except UnicodeEncodeError:
