@@ -5,9 +5,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hostile_files import F32, Q4_0, Q8_0, array, gguf, safetensors, tensor, text, u32, u64, value
 
 import hyperion
+from hostile_files import F32, Q4_0, Q8_0, array, gguf, safetensors, tensor, text, u32, u64, value
 from hyperion.formats import open_container
 from hyperion.memory import process_budget
 
