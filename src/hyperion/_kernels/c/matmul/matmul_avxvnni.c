@@ -3,6 +3,7 @@
 
 void hyp_matmul_fill_avxvnni(hyp_table *t)
 {
-    hyp_matmul_fill_legacy_avxvnni(t);
-    hyp_matmul_fill_kquant_avxvnni(t);
+    const int ahead = hyp_matmul_ahead_avx2();
+    hyp_matmul_fill_legacy_avxvnni(t, ahead);
+    hyp_matmul_fill_kquant_avxvnni(t, ahead);
 }

@@ -34,18 +34,26 @@ HYP_INLINE void float_store_avx2(float *out, size_t n, __m256 low, __m256 high)
 }
 
 /* One token, `panels` panels side by side: a row's sum is one chain of fma (4 cycles each), so two registers would hold
- * 16-bit weights to 8 bytes a cycle, below what DRAM gives. */
-HYP_INLINE void float_one_avx2(int type, int panels, const uint8_t *w, size_t panel_bytes, size_t rows, size_t k, const float *x,
-                               float *out)
+ * 16-bit weights to 8 bytes a cycle, below what DRAM gives. Steps of one line of every panel; `ahead` as in ymm_mul.h. */
+HYP_INLINE void float_one_avx2(int type, int panels, const uint8_t *w, size_t bytes, size_t rows, size_t k, const float *x,
+                               float *out, size_t ahead)
 {
     __m256 acc[4][2];
-    const size_t step = HYP_PANEL * float_bytes_avx2(type);
+    const size_t step = HYP_PANEL * float_bytes_avx2(type), line = 64 / step;
     for (int p = 0; p < panels; p++) acc[p][0] = acc[p][1] = _mm256_setzero_ps();
-    for (size_t i = 0; i < k; i++, w += step) {
-        const __m256 a = _mm256_broadcast_ss(x + i);
-        for (int p = 0; p < panels; p++) {
-            acc[p][0] = _mm256_fmadd_ps(float_load_avx2(type, w + (size_t)p * panel_bytes, 0), a, acc[p][0]);
-            acc[p][1] = _mm256_fmadd_ps(float_load_avx2(type, w + (size_t)p * panel_bytes, 1), a, acc[p][1]);
+    for (size_t i = 0; i < k; i += line) {
+        const uint8_t *at = w + i * step;
+        if (ahead) {
+            const uint8_t *next = at + ahead + (i * step + ahead < bytes ? 0 : (size_t)(panels - 1) * bytes);
+            for (int p = 0; p < panels; p++) _mm_prefetch((const char *)next + (size_t)p * bytes, _MM_HINT_T1);
+        }
+        const size_t n = k - i < line ? k - i : line;
+        for (size_t j = 0; j < n; j++, at += step) {
+            const __m256 a = _mm256_broadcast_ss(x + i + j);
+            for (int p = 0; p < panels; p++) {
+                acc[p][0] = _mm256_fmadd_ps(float_load_avx2(type, at + (size_t)p * bytes, 0), a, acc[p][0]);
+                acc[p][1] = _mm256_fmadd_ps(float_load_avx2(type, at + (size_t)p * bytes, 1), a, acc[p][1]);
+            }
         }
     }
     for (int p = 0; p < panels; p++) {
@@ -54,16 +62,17 @@ HYP_INLINE void float_one_avx2(int type, int panels, const uint8_t *w, size_t pa
     }
 }
 
-HYP_INLINE void float_mul_one_avx2(int type, const uint8_t *w, size_t rows, size_t k, const float *x, float *out)
+HYP_INLINE void float_mul_one_avx2(int type, const uint8_t *w, size_t rows, size_t k, const float *x, float *out, size_t ahead)
 {
     const size_t bytes = hyp_panel_bytes(type, k);
     size_t row = 0, left = (rows + HYP_PANEL - 1) / HYP_PANEL;
-    for (; left >= 4; left -= 4, row += 4 * HYP_PANEL, w += 4 * bytes) float_one_avx2(type, 4, w, bytes, rows - row, k, x, out + row);
+    for (; left >= 4; left -= 4, row += 4 * HYP_PANEL, w += 4 * bytes)
+        float_one_avx2(type, 4, w, bytes, rows - row, k, x, out + row, ahead);
     if (left >= 2) {
-        float_one_avx2(type, 2, w, bytes, rows - row, k, x, out + row);
+        float_one_avx2(type, 2, w, bytes, rows - row, k, x, out + row, 0);
         left -= 2, row += 2 * HYP_PANEL, w += 2 * bytes;
     }
-    if (left) float_one_avx2(type, 1, w, bytes, rows - row, k, x, out + row);
+    if (left) float_one_avx2(type, 1, w, bytes, rows - row, k, x, out + row, 0);
 }
 
 /* n <= 6 tokens x 16 rows over k positions: 12 accumulators hide the latency of fma on both of its ports. */
@@ -139,10 +148,11 @@ HYP_INLINE void float_panel_avx2(int type, const uint8_t *w, size_t rows, size_t
         float_store_avx2(out + t * ldo, rows, _mm256_load_ps(acc[t]), _mm256_load_ps(acc[t] + 8));
 }
 
-HYP_INLINE void float_mul_avx2(int type, const uint8_t *w, size_t rows, size_t k, const float *x, size_t m, float *out, size_t ldo)
+HYP_INLINE void float_mul_avx2(int type, const uint8_t *w, size_t rows, size_t k, const float *x, size_t m, float *out, size_t ldo,
+                               size_t ahead)
 {
     if (m == 1) {
-        float_mul_one_avx2(type, w, rows, k, x, out);
+        float_mul_one_avx2(type, w, rows, k, x, out, ahead);
         return;
     }
     const size_t bytes = hyp_panel_bytes(type, k);
@@ -155,18 +165,27 @@ HYP_INLINE void float_mul_avx2(int type, const uint8_t *w, size_t rows, size_t k
 }
 
 #define HYP_FLOAT_KERNEL(name, type)                                                                                           \
+    static void name##_run(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo,         \
+                           size_t ahead)                                                                                       \
+    {                                                                                                                          \
+        float_mul_avx2(type, w, rows, k, (const float *)act, m, out, ldo, ahead);                                              \
+    }                                                                                                                          \
     static void name(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)               \
     {                                                                                                                          \
-        float_mul_avx2(type, w, rows, k, (const float *)act, m, out, ldo);                                                     \
+        name##_run(w, rows, k, act, m, out, ldo, 0);                                                                           \
+    }                                                                                                                          \
+    static void name##_ahead(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)       \
+    {                                                                                                                          \
+        name##_run(w, rows, k, act, m, out, ldo, HYP_YMM_AHEAD);                                                               \
     }
 
 HYP_FLOAT_KERNEL(hyp_mul_f32_avx2, HYP_F32)
 HYP_FLOAT_KERNEL(hyp_mul_f16_avx2, HYP_F16)
 HYP_FLOAT_KERNEL(hyp_mul_bf16_avx2, HYP_BF16)
 
-void hyp_matmul_fill_float_avx2(hyp_table *t)
+void hyp_matmul_fill_float_avx2(hyp_table *t, int ahead)
 {
-    t->mul[HYP_F32] = hyp_mul_f32_avx2;
-    t->mul[HYP_F16] = hyp_mul_f16_avx2;
-    t->mul[HYP_BF16] = hyp_mul_bf16_avx2;
+    t->mul[HYP_F32] = ahead ? hyp_mul_f32_avx2_ahead : hyp_mul_f32_avx2;
+    t->mul[HYP_F16] = ahead ? hyp_mul_f16_avx2_ahead : hyp_mul_f16_avx2;
+    t->mul[HYP_BF16] = ahead ? hyp_mul_bf16_avx2_ahead : hyp_mul_bf16_avx2;
 }

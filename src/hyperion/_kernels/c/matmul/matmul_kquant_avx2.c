@@ -10,11 +10,11 @@ HYP_YMM_KERNEL(hyp_mul_q4_k_avx2, HYP_Q4_K)
 HYP_YMM_KERNEL(hyp_mul_q5_k_avx2, HYP_Q5_K)
 HYP_YMM_KERNEL(hyp_mul_q6_k_avx2, HYP_Q6_K)
 
-void hyp_matmul_fill_kquant_avx2(hyp_table *t)
+void hyp_matmul_fill_kquant_avx2(hyp_table *t, int ahead)
 {
-    t->mul[HYP_Q2_K] = hyp_mul_q2_k_avx2;
-    t->mul[HYP_Q3_K] = hyp_mul_q3_k_avx2;
-    t->mul[HYP_Q4_K] = hyp_mul_q4_k_avx2;
-    t->mul[HYP_Q5_K] = hyp_mul_q5_k_avx2;
-    t->mul[HYP_Q6_K] = hyp_mul_q6_k_avx2;
+    t->mul[HYP_Q2_K] = ahead ? hyp_mul_q2_k_avx2_ahead : hyp_mul_q2_k_avx2;
+    t->mul[HYP_Q3_K] = ahead ? hyp_mul_q3_k_avx2_ahead : hyp_mul_q3_k_avx2;
+    t->mul[HYP_Q4_K] = ahead ? hyp_mul_q4_k_avx2_ahead : hyp_mul_q4_k_avx2;
+    t->mul[HYP_Q5_K] = ahead ? hyp_mul_q5_k_avx2_ahead : hyp_mul_q5_k_avx2;
+    t->mul[HYP_Q6_K] = ahead ? hyp_mul_q6_k_avx2_ahead : hyp_mul_q6_k_avx2;
 }

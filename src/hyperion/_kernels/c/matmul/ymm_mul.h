@@ -195,25 +195,24 @@ HYP_INLINE void ymm_token_of(const hyp_ymm_terms *terms, const float *d, size_t 
     token->pair = _mm256_set1_epi32(terms->pair[t]);
 }
 
-/* The same for a single token, straight from its record: the scalar ports are idle there. */
+/* The same for a single token, straight from its record: broadcast loads and a few sums, away from the port that moves
+ * scalars into vectors. */
 HYP_INLINE void ymm_token_single(int type, const uint8_t *record, hyp_ymm_token *token)
 {
-    float d;
-    int32_t s[2];
-    memcpy(&d, record + HYP_BLOCK, 4);
-    memcpy(s, record + HYP_BLOCK + 4, 8);
-    const int32_t sign = type == HYP_Q2_K ? 1 : -1, s0 = sign * s[0], s1 = sign * s[1];
-    token->da = _mm256_set1_ps(d);
-    token->xs = _mm256_set1_ps(d * (float)(s[0] + s[1]));
-    token->pair = _mm256_set1_epi32((int32_t)((uint32_t)s1 << 16 | ((uint32_t)s0 & 0xffffu)));
-    if (ymm_halved(type)) {
-        const int zero = type == HYP_Q3_K ? 4 : type == HYP_Q6_K ? 32 : 0;
-        token->c0 = _mm256_set1_epi32(-zero * s[0]);
-        token->c1 = _mm256_set1_epi32(-zero * s[1]);
-    } else {
-        token->c0 = _mm256_set1_epi32(-ymm_zero(type) * (s[0] + s[1]));
-        token->c1 = _mm256_setzero_si256();
-    }
+    const __m256i s0 = ymm_broadcast4((const int8_t *)record + HYP_BLOCK + 4);
+    const __m256i s1 = ymm_broadcast4((const int8_t *)record + HYP_BLOCK + 8);
+    const __m256i sum = _mm256_add_epi32(s0, s1), none = _mm256_setzero_si256();
+    const __m256i pair = _mm256_blend_epi16(s0, _mm256_slli_epi32(s1, 16), 0xaa);
+    const int zero = type == HYP_Q3_K ? 4 : ymm_zero(type); /* the scales of half groups come after the sums here */
+    token->da = _mm256_castsi256_ps(ymm_broadcast4((const int8_t *)record + HYP_BLOCK));
+    token->xs = _mm256_mul_ps(token->da, _mm256_cvtepi32_ps(sum));
+    token->pair = type == HYP_Q2_K ? pair : _mm256_sub_epi16(none, pair);
+    token->c0 = token->c1 = none;
+    if (zero == 0) return;
+    const __m256i first = ymm_halved(type) ? s0 : sum;
+    const int shift = zero == 4 ? 2 : zero == 8 ? 3 : zero == 16 ? 4 : zero == 32 ? 5 : 7;
+    token->c0 = _mm256_sub_epi32(none, _mm256_slli_epi32(first, shift));
+    token->c1 = _mm256_sub_epi32(none, _mm256_slli_epi32(s1, shift));
 }
 
 /* out[0..n), n <= 16, from a panel's two accumulators. */
@@ -239,10 +238,10 @@ typedef struct {
 } hyp_ymm_sum;
 
 /* Vector v, the i-th in order, times its four activations. */
-HYP_INLINE void ymm_one_step(int type, const uint8_t *rec, int g, int half, int i, int v, __m256i a, const hyp_ymm_factors *f,
+HYP_INLINE void ymm_one_step(int type, const uint8_t *rec, int base, int phase, int half, int i, int v, __m256i a, const hyp_ymm_factors *f,
                              hyp_ymm_sum *s)
 {
-    const __m256i q = ymm_vector(type, rec, g, half, v);
+    const __m256i q = ymm_vector(type, rec, base, phase, half, v);
 #if HYP_YMM_VNNI
     (void)i, (void)f;
     if (ymm_halved(type) && v >= 4)
@@ -264,14 +263,17 @@ HYP_INLINE void ymm_one_step(int type, const uint8_t *rec, int g, int half, int 
 #endif
 }
 
-/* Step i of both halves: one broadcast serves them. Low and high nibbles of a vector follow each other. */
-HYP_INLINE void ymm_one_vector(int type, const uint8_t *rec, int g, int i, const uint8_t *act, const hyp_ymm_factors *f,
-                               hyp_ymm_sum *s)
+/* Step i of a panel's two halves: one broadcast serves them. Low and high nibbles of a vector follow each other. */
+HYP_INLINE void ymm_one_vector(int type, int np, const uint8_t *rec, size_t stride, int base, int phase, int i, const uint8_t *act,
+                               const hyp_ymm_factors *f, hyp_ymm_sum *s)
 {
     const int v = hyp_block_len(type) == HYP_BLOCK && type != HYP_Q8_0 ? i % 2 * 4 + i / 2 : i;
     const __m256i a = ymm_broadcast4((const int8_t *)act + 4 * v);
-    ymm_one_step(type, rec, g, 0, i, v, a, f, s);
-    ymm_one_step(type, rec, g, 1, i, v, a, f + 1, s + 1);
+    ymm_one_step(type, rec, base, phase, 0, i, v, a, f, s);
+    ymm_one_step(type, rec, base, phase, 1, i, v, a, f + 1, s + 1);
+    if (np == 1) return;
+    ymm_one_step(type, rec + stride, base, phase, 0, i, v, a, f + 2, s + 2);
+    ymm_one_step(type, rec + stride, base, phase, 1, i, v, a, f + 3, s + 3);
 }
 
 HYP_INLINE __m256 ymm_one_sum(int type, const hyp_ymm_factors *f, const hyp_ymm_sum *s, const hyp_ymm_token *t)
@@ -286,51 +288,108 @@ HYP_INLINE __m256 ymm_one_sum(int type, const hyp_ymm_factors *f, const hyp_ymm_
 #endif
 }
 
-HYP_INLINE void ymm_one_block(int type, const uint8_t *rec, const hyp_ymm_scales *sc, int g, const uint8_t *act, __m256 *acc)
+HYP_INLINE void ymm_one_start(int type, const uint8_t *rec, const hyp_ymm_scales *sc, int g, const hyp_ymm_token *t,
+                              hyp_ymm_factors *f, hyp_ymm_sum *s)
 {
-    hyp_ymm_token token;
-    hyp_ymm_factors f[2];
-    hyp_ymm_sum s[2];
-    ymm_token_single(type, act, &token);
     ymm_factors(type, rec, sc, g, 0, f);
     ymm_factors(type, rec, sc, g, 1, f + 1);
-    s[0].s0 = s[1].s0 = HYP_YMM_VNNI || !ymm_halved(type) ? token.c0 : _mm256_setzero_si256();
-    s[0].s1 = s[1].s1 = token.c1;
-    s[0].s16 = s[1].s16 = _mm256_setzero_si256();
-    ymm_one_vector(type, rec, g, 0, act, f, s);
-    ymm_one_vector(type, rec, g, 1, act, f, s);
-    ymm_one_vector(type, rec, g, 2, act, f, s);
-    ymm_one_vector(type, rec, g, 3, act, f, s);
-    ymm_one_vector(type, rec, g, 4, act, f, s);
-    ymm_one_vector(type, rec, g, 5, act, f, s);
-    ymm_one_vector(type, rec, g, 6, act, f, s);
-    ymm_one_vector(type, rec, g, 7, act, f, s);
-    acc[0] = ymm_finish(type, f, ymm_one_sum(type, f, s, &token), &token, acc[0]);
-    acc[1] = ymm_finish(type, f + 1, ymm_one_sum(type, f + 1, s + 1, &token), &token, acc[1]);
+    s[0].s0 = HYP_YMM_VNNI || !ymm_halved(type) ? t->c0 : _mm256_setzero_si256();
+    s[0].s1 = t->c1;
+    s[0].s16 = _mm256_setzero_si256();
+    s[1] = s[0];
 }
 
-/* One token: the weights go from memory to registers and are forgotten. */
-HYP_INLINE void ymm_mul_one(int type, const uint8_t *w, size_t rows, size_t k, const uint8_t *act, float *out)
+/* What the record at `ahead` and the other panel's hold of block g, one line at a time: a burst of a whole K record would
+ * fill the line buffers that the reads need. */
+HYP_INLINE void ymm_prefetch(int type, const uint8_t *ahead, size_t stride, int g)
 {
-    const size_t len = hyp_block_len(type), bytes = HYP_PANEL * hyp_block_bytes(type), records = k / len;
-    for (size_t row = 0; row < rows; row += HYP_PANEL) {
-        __m256 acc[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-        const uint8_t *a = act;
-        for (size_t r = 0; r < records; r++, w += bytes, a += len / HYP_BLOCK * YMM_ONE_RECORD) {
-            hyp_ymm_scales s;
-            if (type == HYP_Q4_K || type == HYP_Q5_K) ymm_scales_q4k(w, &s);
-            ymm_one_block(type, w, &s, 0, a, acc);
-            if (len == HYP_BLOCK) continue;
-            ymm_one_block(type, w, &s, 1, a + 1 * YMM_ONE_RECORD, acc);
-            ymm_one_block(type, w, &s, 2, a + 2 * YMM_ONE_RECORD, acc);
-            ymm_one_block(type, w, &s, 3, a + 3 * YMM_ONE_RECORD, acc);
-            ymm_one_block(type, w, &s, 4, a + 4 * YMM_ONE_RECORD, acc);
-            ymm_one_block(type, w, &s, 5, a + 5 * YMM_ONE_RECORD, acc);
-            ymm_one_block(type, w, &s, 6, a + 6 * YMM_ONE_RECORD, acc);
-            ymm_one_block(type, w, &s, 7, a + 7 * YMM_ONE_RECORD, acc);
-        }
-        ymm_store_rows(out + row, rows - row, acc[0], acc[1]);
+    const int blocks = (int)(hyp_block_len(type) / HYP_BLOCK), lines = (int)(HYP_PANEL * hyp_block_bytes(type) + 63) / 64;
+    for (int i = lines * g / blocks; i < lines * (g + 1) / blocks; i++) {
+        _mm_prefetch((const char *)ahead + 64 * i, _MM_HINT_T1);
+        _mm_prefetch((const char *)ahead + stride + 64 * i, _MM_HINT_T1);
     }
+}
+
+/* Block base + phase of the records of np panels, `stride` bytes apart; base is not a constant, phase is. */
+HYP_INLINE void ymm_one_block(int type, int np, const uint8_t *rec, size_t stride, const hyp_ymm_scales *sc, int base, int phase,
+                              const uint8_t *act, const uint8_t *ahead, __m256 *acc)
+{
+    const int g = base + phase;
+    hyp_ymm_token token;
+    hyp_ymm_factors f[4];
+    hyp_ymm_sum s[4];
+    act += (size_t)g * YMM_ONE_RECORD;
+    if (np == 2 && ahead) ymm_prefetch(type, ahead, stride, g);
+    ymm_token_single(type, act, &token);
+    ymm_one_start(type, rec, sc, g, &token, f, s);
+    if (np == 2) ymm_one_start(type, rec + stride, sc + 1, g, &token, f + 2, s + 2);
+    ymm_one_vector(type, np, rec, stride, base, phase, 0, act, f, s);
+    ymm_one_vector(type, np, rec, stride, base, phase, 1, act, f, s);
+    ymm_one_vector(type, np, rec, stride, base, phase, 2, act, f, s);
+    ymm_one_vector(type, np, rec, stride, base, phase, 3, act, f, s);
+    ymm_one_vector(type, np, rec, stride, base, phase, 4, act, f, s);
+    ymm_one_vector(type, np, rec, stride, base, phase, 5, act, f, s);
+    ymm_one_vector(type, np, rec, stride, base, phase, 6, act, f, s);
+    ymm_one_vector(type, np, rec, stride, base, phase, 7, act, f, s);
+    acc[0] = ymm_finish(type, f, ymm_one_sum(type, f, s, &token), &token, acc[0]);
+    acc[1] = ymm_finish(type, f + 1, ymm_one_sum(type, f + 1, s + 1, &token), &token, acc[1]);
+    if (np == 1) return;
+    acc[2] = ymm_finish(type, f + 2, ymm_one_sum(type, f + 2, s + 2, &token), &token, acc[2]);
+    acc[3] = ymm_finish(type, f + 3, ymm_one_sum(type, f + 3, s + 3, &token), &token, acc[3]);
+}
+
+/* The blocks of one record. The loop is over the blocks that read the same bits of different vectors; shifts want
+ * constants, and code unrolled further than that would leave the cache of decoded instructions. */
+HYP_INLINE void ymm_one_record(int type, int np, const uint8_t *rec, size_t stride, const uint8_t *act, const uint8_t *ahead,
+                               __m256 *acc)
+{
+    const int period = type == HYP_Q4_K ? 2 : type == HYP_Q2_K || type == HYP_Q6_K ? 4 : 8;
+    hyp_ymm_scales s[2];
+    if (hyp_block_len(type) == HYP_BLOCK) {
+        ymm_one_block(type, np, rec, stride, s, 0, 0, act, ahead, acc);
+        return;
+    }
+    if (type == HYP_Q4_K || type == HYP_Q5_K) {
+        ymm_scales_q4k(rec, s);
+        if (np == 2) ymm_scales_q4k(rec + stride, s + 1);
+    }
+    for (int g = 0; g < 8; g += period) {
+        ymm_one_block(type, np, rec, stride, s, g, 0, act, ahead, acc);
+        ymm_one_block(type, np, rec, stride, s, g, 1, act, ahead, acc);
+        if (period == 2) continue;
+        ymm_one_block(type, np, rec, stride, s, g, 2, act, ahead, acc);
+        ymm_one_block(type, np, rec, stride, s, g, 3, act, ahead, acc);
+        if (period == 4) continue;
+        ymm_one_block(type, np, rec, stride, s, 0, 4, act, ahead, acc);
+        ymm_one_block(type, np, rec, stride, s, 0, 5, act, ahead, acc);
+        ymm_one_block(type, np, rec, stride, s, 0, 6, act, ahead, acc);
+        ymm_one_block(type, np, rec, stride, s, 0, 7, act, ahead, acc);
+    }
+}
+
+/* np panels, one token. Prefetching runs `ahead` bytes before the reads, from the end of these panels into the next. */
+HYP_INLINE void ymm_one_panels(int type, int np, const uint8_t *w, size_t n_rows, size_t k, const uint8_t *act, float *out,
+                               size_t ahead)
+{
+    const size_t len = hyp_block_len(type), bytes = HYP_PANEL * hyp_block_bytes(type), stride = k / len * bytes;
+    __m256 acc[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t at = 0; at < stride; at += bytes, act += len / HYP_BLOCK * YMM_ONE_RECORD) {
+        const size_t next = at + ahead < stride ? at + ahead : at + ahead + stride;
+        ymm_one_record(type, np, w + at, stride, act, ahead ? w + next : NULL, acc);
+    }
+    ymm_store_rows(out, n_rows, acc[0], acc[1]);
+    if (np == 2) ymm_store_rows(out + HYP_PANEL, n_rows - HYP_PANEL, acc[2], acc[3]);
+}
+
+/* One token: the weights go from memory to registers and are forgotten. Two panels at a time, for they share the
+ * activations, and two streams of reads cover each other's page crossings. */
+HYP_INLINE void ymm_mul_one(int type, const uint8_t *w, size_t rows, size_t k, const uint8_t *act, float *out, size_t ahead)
+{
+    const size_t bytes = hyp_panel_bytes(type, k);
+    size_t row = 0;
+    for (; row + HYP_PANEL < rows; row += 2 * HYP_PANEL, w += 2 * bytes)
+        ymm_one_panels(type, 2, w, rows - row, k, act, out + row, ahead);
+    if (row < rows) ymm_one_panels(type, 1, w, rows - row, k, act, out + row, 0);
 }
 
 #define YMM_K_BLOCKS 8 /* blocks unpacked at a time: 2 * 8 halves of at most 700 bytes stay in L1 */
@@ -415,14 +474,23 @@ HYP_INLINE void ymm_mul_many(int type, const uint8_t *w, size_t rows, size_t k, 
     }
 }
 
-/* The table's entry of a type. */
+/* A type's two entries of the table, without and with software prefetching for a single token. */
 #define HYP_YMM_KERNEL(name, type)                                                                                             \
-    static void name(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)               \
+    static void name##_run(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo,         \
+                           size_t ahead)                                                                                       \
     {                                                                                                                          \
         if (m == 1)                                                                                                            \
-            ymm_mul_one(type, w, rows, k, (const uint8_t *)act, out);                                                          \
+            ymm_mul_one(type, w, rows, k, (const uint8_t *)act, out, ahead);                                                   \
         else                                                                                                                   \
             ymm_mul_many(type, w, rows, k, (const uint8_t *)act, m, out, ldo);                                                 \
+    }                                                                                                                          \
+    static void name(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)               \
+    {                                                                                                                          \
+        name##_run(w, rows, k, act, m, out, ldo, 0);                                                                           \
+    }                                                                                                                          \
+    static void name##_ahead(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)       \
+    {                                                                                                                          \
+        name##_run(w, rows, k, act, m, out, ldo, HYP_YMM_AHEAD);                                                               \
     }
 
 #endif

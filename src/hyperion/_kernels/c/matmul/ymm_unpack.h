@@ -102,9 +102,9 @@ HYP_INLINE void ymm_scales_q4k(const uint8_t *rec, hyp_ymm_scales *s)
 }
 
 /* Vector v of a block: K = 4v..4v+3 of 8 rows, unsigned, before any scale; signed for Q8_0 and IQ4_NL without VNNI. */
-HYP_INLINE __m256i ymm_vector(int type, const uint8_t *rec, int g, int half, int v)
+HYP_INLINE __m256i ymm_vector(int type, const uint8_t *rec, int base, int phase, int half, int v)
 {
-    const int j = v % 4, nibble = v / 4 * 4, n = g / 4, c = g % 4;
+    const int j = v % 4, nibble = v / 4 * 4, g = base + phase, n = g / 4, c = phase % 4;
     rec += 32 * half; /* of every 64-byte vector */
     switch (type) {
     case HYP_Q4_0: return ymm_bits(ymm_load(rec + 32 + 64 * j), nibble, 15);
@@ -127,7 +127,7 @@ HYP_INLINE __m256i ymm_vector(int type, const uint8_t *rec, int g, int half, int
     case HYP_Q3_K:
         return _mm256_or_si256(ymm_bits(ymm_load(rec + 736 + 512 * n + 64 * v), 2 * c, 3),
                                ymm_bits(ymm_load(rec + 224 + 64 * v), g - 2, 4));
-    case HYP_Q4_K: return ymm_bits(ymm_load(rec + 256 + 512 * (g / 2) + 64 * v), g % 2 * 4, 15);
+    case HYP_Q4_K: return ymm_bits(ymm_load(rec + 256 + 512 * (g / 2) + 64 * v), phase % 2 * 4, 15);
     case HYP_Q5_K:
         return _mm256_or_si256(ymm_bits(ymm_load(rec + 768 + 512 * (g / 2) + 64 * v), g % 2 * 4, 15),
                                ymm_bits(ymm_load(rec + 256 + 64 * v), g - 4, 16));
@@ -193,7 +193,7 @@ HYP_INLINE void ymm_unpack(int type, const uint8_t *rec, const hyp_ymm_scales *s
     const __m256i four = _mm256_set1_epi16(4 * 257), c = _mm256_set1_epi16(124 * 257);
 #endif
     HYP_UNROLL8 for (int v = 0; v < 8; v++) {
-        __m256i q = ymm_vector(type, rec, g, half, v);
+        __m256i q = ymm_vector(type, rec, 0, g, half, v);
 #if HYP_YMM_VNNI
         const __m256i scale = v < 4 ? h->f.s0 : h->f.s1;
         if (type == HYP_Q2_K || type == HYP_Q3_K) q = _mm256_mullo_epi16(q, scale);
