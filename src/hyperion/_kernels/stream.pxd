@@ -60,6 +60,8 @@ cdef extern from "stream/ring.h" nogil:
     void hyp_ring_release(void *self, size_t piece)
     void hyp_ring_restart(hyp_ring *ring)
     int64_t hyp_ring_failure(hyp_ring *ring, int *error)
+    void hyp_ring_set_window(hyp_ring *ring, size_t slots)
+    size_t hyp_ring_window(hyp_ring *ring)
     void hyp_ring_get_stats(hyp_ring *ring, hyp_ring_stats *stats)
 
 
@@ -72,6 +74,7 @@ cdef class Ring:
     cdef hyp_ring *c
     cdef hyp_ring_piece *pieces
     cdef size_t n
+    cdef readonly size_t slots, slot_bytes
     cdef object memory
     cdef list files
     cdef tuple names

@@ -16,12 +16,13 @@ from hyperion._kernels.pool import rounded
 from hyperion._kernels.threads import Team
 from hyperion.errors import FormatError, HyperionRuntimeError, InvalidArgumentError
 from hyperion.formats import Container, open_container
+from hyperion.loading.progressive import ProgressiveLoader
 from hyperion.memory import MemoryBudget, MemoryStats, Reservation, allocate, available_memory, parse_size, process_budget
 from hyperion.models.architectures import describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
 from hyperion.models.session import Session
 from hyperion.models.weights import ModelWeights, layer_sizes
-from hyperion.scheduling.plan import MemoryPlan, ModelSizes, make_plan
+from hyperion.scheduling.plan import MemoryPlan, ModelSizes, make_plan, pin_plan
 from hyperion.tokenizer import Tokenizer
 
 __all__ = ["Transformer"]
@@ -119,6 +120,7 @@ class Transformer:
         )
         self.runtime.set_source(self._weights.ring)
         self._frequencies = rope_frequencies(self.config, self._weights.rope_factors)
+        self.loader = ProgressiveLoader(model=self)
 
     def _allocate_workspace(self) -> None:
         """What a pass works in, as large as the plan says."""
@@ -203,13 +205,61 @@ class Transformer:
         self._check_open()
         with self._lock:
             limit = self.plan.budget if memory_budget is None else parse_size(memory_budget)
-            open_kv = sum(s.nbytes for s in self._sessions)
-            sizes = dataclasses.replace(self._sizes, fixed=self._sizes.fixed | {"open sessions": open_kv, "kept free": reserve})
-            if self._kv_reservation is None:  # the session that the plan counts is open
-                sizes = dataclasses.replace(sizes, kv=lambda n: 0)
-            plan = make_plan(sizes, limit, self.context_length, batch=batch, tradeoff=tradeoff)
+            plan = make_plan(self._present_sizes(reserve), limit, self.context_length, batch=batch, tradeoff=tradeoff)
             self._move(plan, limit)
             return plan
+
+    def _present_sizes(self, reserve: int = 0) -> ModelSizes:
+        """Sizes for a plan beside the sessions that are open now."""
+        open_kv = sum(s.nbytes for s in self._sessions)
+        sizes = dataclasses.replace(self._sizes, fixed=self._sizes.fixed | {"open sessions": open_kv, "kept free": reserve})
+        if self._kv_reservation is None:  # the session that the plan counts is open
+            sizes = dataclasses.replace(sizes, kv=lambda n: 0)
+        return sizes
+
+    # ---- what a ProgressiveLoader asks ---------------------------------------------------------------------------
+
+    @property
+    def layer_count(self) -> int:
+        """Layers as the loader and the mapped model count them: the embedding, the blocks, the output head."""
+        return self.config.layers + 2
+
+    @property
+    def weight_ring(self) -> Any:
+        """The stream of weights, or None where everything is pinned."""
+        return self._weights.ring if self._weights is not None else None
+
+    def layer_bytes(self, layer: int) -> tuple[int, int]:
+        """(pinned bytes, bytes in all) of a layer."""
+        if layer == 0:
+            return (self._sizes.embedding if self.plan.embedding_pinned else 0), self._sizes.embedding
+        size = self._sizes.layers[layer - 1]
+        pinned = sum(n * m.panel_bytes for n, m in zip(self.plan.pinned[layer - 1], size.matrices, strict=True))
+        return pinned, size.nbytes
+
+    def pin_layers(self, wanted: dict[int, bool]) -> None:
+        """Pin all (True) or nothing (False) of layers; the others stay as they are.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If the budget does not hold it; nothing has changed.
+        """
+        self._check_open()
+        with self._lock:
+            pinned, embedding = list(self.plan.pinned), self.plan.embedding_pinned
+            for layer, all_of_it in wanted.items():
+                if layer == 0:
+                    embedding = all_of_it
+                else:
+                    pinned[layer - 1] = tuple(m.panels if all_of_it else 0 for m in self._sizes.layers[layer - 1].matrices)
+            tied_head = self.config.tied and pinned[-1] == tuple(m.panels for m in self._sizes.layers[-1].matrices)
+            if self.config.tied:
+                embedding = tied_head
+            sizes = self._present_sizes()
+            self._move(
+                pin_plan(sizes, self.plan, tuple(pinned), embedding=embedding, context_length=self.context_length), self.plan.budget
+            )
 
     def restore(self, plan: MemoryPlan) -> None:
         """Move back to a plan that the model had before."""
@@ -238,6 +288,7 @@ class Transformer:
         finally:
             self._allocate_workspace()
             self.runtime.set_source(weights.ring)
+            self.loader.apply_window()
         self.budget.set_limit(limit)
 
     # ---- evaluation ----------------------------------------------------------------------------------------------
@@ -283,6 +334,7 @@ class Transformer:
                 rows = self.plan.logits_rows
                 batch = _cut(queue_left, rows, rows) if logits == "all" else _cut(queue_left, self.plan.chunk, rows)
                 self._pass(batch, logits, queue, results)
+                self.loader.after_pass()
                 for i, session, ids in batch:
                     session.tokens.extend(ids.tolist())
                     queue[i] = (session, queue[i][1][len(ids) :])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from hyperion.errors import MemoryBudgetError
 from hyperion.memory import format_size
 
-__all__ = ["LayerSize", "MatrixSize", "MemoryPlan", "ModelSizes", "make_plan"]
+__all__ = ["LayerSize", "MatrixSize", "MemoryPlan", "ModelSizes", "make_plan", "pin_plan"]
 
 PANEL = 16
 """Rows that are pinned or streamed together."""
@@ -268,6 +268,31 @@ def _streamed(sizes: ModelSizes, budget: int, context: int, batch: int, least: M
         plan, bare = least, least
     share = max(0, budget - bare.total - PAGE * len(sizes.layers)) / sizes.weights
     return _repin(sizes, plan, tuple(layer.pin(int(layer.nbytes * min(1.0, share))) for layer in sizes.layers))
+
+
+def pin_plan(
+    sizes: ModelSizes, plan: MemoryPlan, pinned: tuple[tuple[int, ...], ...], *, embedding: bool, context_length: int
+) -> MemoryPlan:
+    """A plan that pins these panels, otherwise like `plan`; a ring is added where something is streamed for the first time.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If the budget does not hold it.
+    """
+    slots, slot = plan.slots, plan.slot_bytes
+    if slots == 0 and _pinned_bytes(sizes, pinned) < sizes.weights:
+        slots, slot = SLOTS, min(MAX_SLOT, max(_least_slot(sizes), _round_up(plan.budget // RING_SHARE // SLOTS, PAGE)))
+    new = _assemble(
+        sizes, plan.budget, context_length, plan.chunk, plan.logits_rows, embedding_pinned=embedding, pinned=pinned,
+        slots=slots, slot_bytes=slot,
+    )  # fmt: skip
+    if new.total > plan.budget:
+        raise MemoryBudgetError(
+            f"with these layers pinned the model takes {format_size(new.total)}, the budget is {format_size(plan.budget)}:\n{new}",
+            budget=plan.budget, smallest=new.total, items=dict(new.items),
+        )  # fmt: skip
+    return new
 
 
 def _repin(sizes: ModelSizes, plan: MemoryPlan, pinned: tuple[tuple[int, ...], ...]) -> MemoryPlan:

@@ -23,7 +23,7 @@ struct hyp_ring {
     size_t *first; /* [chunks + 1]: first piece of each chunk */
     const uint8_t **panels; /* [n] */
     uint8_t *memory, *temp;
-    size_t temp_bytes, slots, slot_bytes, readers;
+    size_t temp_bytes, slots, slot_bytes, readers, window;
     slot_state *slot;
     int io;
     hyp_mutex lock;
@@ -65,7 +65,7 @@ hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memor
     if (!r) return NULL;
     r->pieces = pieces, r->n = n, r->chunks = pieces[n - 1].chunk + 1;
     if (slots > r->chunks) slots = r->chunks; /* a piece is in the ring once at a time */
-    r->memory = memory, r->slots = slots, r->slot_bytes = slot_bytes, r->io = io;
+    r->memory = memory, r->slots = r->window = slots, r->slot_bytes = slot_bytes, r->io = io;
     r->readers = readers < MAX_READERS ? readers : MAX_READERS;
     r->temp_bytes = largest_panel(pieces, n);
     r->first = calloc(r->chunks + 1, sizeof *r->first);
@@ -147,7 +147,7 @@ static HYP_THREAD_RESULT read_on(void *arg)
     hyp_ring *r = self->ring;
     hyp_lock(&r->lock);
     while (!r->stop) {
-        if (r->pause || r->failed_piece >= 0 || r->next_fill >= r->next_use + r->slots) {
+        if (r->pause || r->failed_piece >= 0 || r->next_fill >= r->next_use + r->window) {
             hyp_wait(&r->freed, &r->lock);
             continue;
         }
@@ -295,4 +295,20 @@ void hyp_ring_get_stats(hyp_ring *r, hyp_ring_stats *stats)
     hyp_lock(&r->lock);
     *stats = r->stats;
     hyp_unlock(&r->lock);
+}
+
+void hyp_ring_set_window(hyp_ring *r, size_t slots)
+{
+    hyp_lock(&r->lock);
+    r->window = slots < 1 ? 1 : slots > r->slots ? r->slots : slots;
+    hyp_wake_all(&r->freed);
+    hyp_unlock(&r->lock);
+}
+
+size_t hyp_ring_window(hyp_ring *r)
+{
+    hyp_lock(&r->lock);
+    const size_t window = r->window;
+    hyp_unlock(&r->lock);
+    return window;
 }

@@ -45,6 +45,10 @@ void hyp_ring_restart(hyp_ring *ring);
 /* What went wrong: the piece and errno (0: the file ended early, -1: the file has changed); -1 where nothing did. */
 int64_t hyp_ring_failure(hyp_ring *ring, int *error);
 
+/* How many slots are filled ahead, 1 to all of them; fewer leave the disk to others. */
+void hyp_ring_set_window(hyp_ring *ring, size_t slots);
+size_t hyp_ring_window(hyp_ring *ring);
+
 void hyp_ring_get_stats(hyp_ring *ring, hyp_ring_stats *stats);
 
 #endif
