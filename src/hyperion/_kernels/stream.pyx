@@ -140,7 +140,7 @@ cdef class Ring:
         if io not in IO_MODES:
             raise InvalidArgumentError(f"io is one of {sorted(IO_MODES)}, not {io!r}")
         self.n = len(pieces)
-        self.slots, self.slot_bytes = min(slots, pieces[-1][7] + 1 if pieces else 0), slot_bytes
+        self.slots, self.slot_bytes = min(slots, len({p[7] for p in pieces})), slot_bytes
         self.files, self.memory, self.names = [], memory, tuple((p[0], p[1].path) for p in pieces)
         if self.n == 0 or slots == 0 or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN:
             raise InvalidArgumentError(f"a ring of {slots} slots of {slot_bytes} bytes for {self.n} pieces cannot be")
