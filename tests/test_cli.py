@@ -53,6 +53,15 @@ def test_run_json_has_the_same_text_and_the_figures(capsys):
     assert found["tokens_per_second"] > 0
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the system does not tell the peak resident set")
+@pytest.mark.parametrize("budget", [32_000_000, 64_000_000])
+def test_a_new_process_grows_by_no_more_than_the_budget(budget):
+    done = subprocess.run(command(*RUN, "--json", "--memory-budget", budget), capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    assert 0 < found["peak_memory"] <= budget
+    assert 0 < found["resident_growth"] <= budget
+
+
 def test_a_seed_gives_the_same_text_on_one_thread_and_two(capsys):
     texts = []
     for threads in ("1", "2"):

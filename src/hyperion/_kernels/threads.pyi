@@ -1,6 +1,5 @@
 from typing_extensions import Buffer, Self, disjoint_base
 
-
 @disjoint_base
 class Team:
     def __new__(cls, threads: int) -> Self: ...

@@ -324,7 +324,7 @@ class Tokenizer:
             self._codec = None
             release_memory()
 
-    def __enter__(self) -> Tokenizer:  # noqa: PYI034 (typing.Self needs Python 3.11)
+    def __enter__(self) -> Tokenizer:
         return self
 
     def __exit__(self, *exception: object) -> None:
