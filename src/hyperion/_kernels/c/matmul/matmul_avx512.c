@@ -2,7 +2,8 @@
 #include "matmul/products_avx512.h"
 
 #define MUL(name, type)                                                                                                 \
-    static void mul_##name(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)  \
+    void hyp_mul_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
+                                 size_t ldo)                                                                            \
     {                                                                                                                   \
         const hyp_strips strips = {type, hyp_unpack_##name##_avx512, hyp_strip_mul_avx512(type)};                       \
         if (m == 1) hyp_gemv_##name##_avx512(w, rows, k, act, out);                                                     \
@@ -10,7 +11,7 @@
     }
 HYP_BLOCK_TYPES_AVX512(MUL)
 
-#define ENTRY(name, type) t->mul[type] = mul_##name;
+#define ENTRY(name, type) t->mul[type] = hyp_mul_##name##_avx512;
 
 void hyp_matmul_fill_avx512(hyp_table *t)
 {

@@ -47,12 +47,16 @@ static void panels_times_chunk(const job *j, const uint8_t *w, size_t panels, si
 {
     for (size_t b = first; b < first + n; b += j->most) {
         const size_t blocks = smaller(j->most, first + n - b);
-        for (size_t p = 0; p < panels; p++)
-            j->strips->unpack(w + p * stride + b * j->step / j->len * j->record, blocks, &area->strip[p]);
+        const size_t at = b * j->step / j->len * j->record, bytes = blocks * j->step / j->len * j->record;
+        for (size_t p = 0; p < panels; p++) j->strips->unpack(w + p * stride + at, blocks, &area->strip[p]);
         const uint8_t *act = j->act + b * j->act_record;
-        for (size_t g = 0; g < j->groups; g++, act += j->group_bytes)
+        hyp_ahead ahead = {.w_step = bytes / (j->groups * blocks) + 1};
+        for (size_t g = 0; g < j->groups; g++, act += j->group_bytes) {
+            ahead.act = g + 1 < j->groups ? act + j->group_bytes : act;
+            for (size_t p = 0; p < panels; p++) ahead.w[p] = w + p * stride + at + bytes + g * blocks * ahead.w_step;
             j->strips->mul(area->strip, panels, blocks, act, smaller(HYP_ACT_TILE, j->tokens - g * HYP_ACT_TILE),
-                           &area->sums[0][g]);
+                           &area->sums[0][g], &ahead);
+        }
     }
 }
 
@@ -80,6 +84,7 @@ void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, s
 {
     const int is_float = hyp_act_is_float(s->type);
     job j = {.strips = s, .step = is_float ? 1 : HYP_BLOCK, .most = is_float ? HYP_STRIP_K : HYP_STRIP_BLOCKS, .ldo = ldo};
+    if (m <= HYP_ACT_TILE && !is_float) j.most /= 2; /* bound by memory: read it in smaller steps */
     j.len = hyp_block_len(s->type);
     j.record = HYP_PANEL * hyp_block_bytes(s->type);
     j.act_record = hyp_act_group_bytes(is_float, HYP_ACT_TILE, j.step);

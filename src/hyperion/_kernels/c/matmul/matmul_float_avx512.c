@@ -52,7 +52,7 @@ HYP_INLINE void unpack(int type, const uint8_t *rec, size_t n, hyp_strip *strip)
 
 /* `tokens` (a constant, at most TOKENS) tokens from t on; x has 16 tokens a K. */
 HYP_INLINE void strip_times(int panels, int tokens, const hyp_strip *strip, size_t n, const float *x, size_t t,
-                            hyp_strip_sums *sums)
+                            hyp_strip_sums *sums, const hyp_ahead *ahead)
 {
     __m512 acc[HYP_STRIP_PANELS][TOKENS];
     HYP_UNROLL
@@ -62,6 +62,8 @@ HYP_INLINE void strip_times(int panels, int tokens, const hyp_strip *strip, size
     }
     x += t;
     for (size_t i = 0; i < n; i++, x += HYP_ACT_TILE) {
+        if (t == 0)
+            for (int p = 0; p < panels; p++) hyp_fetch_ahead_avx512(ahead, (size_t)p, i, 4 * HYP_ACT_TILE);
         __m512 w[HYP_STRIP_PANELS];
         HYP_UNROLL
         for (int p = 0; p < panels; p++) w[p] = _mm512_load_ps(strip[p].row[i].w);
@@ -79,13 +81,14 @@ HYP_INLINE void strip_times(int panels, int tokens, const hyp_strip *strip, size
     }
 }
 
-static void strip_mul(const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens, hyp_strip_sums *sums)
+static void strip_mul(const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens, hyp_strip_sums *sums,
+                      const hyp_ahead *ahead)
 {
     const float *x = (const float *)(const void *)act;
     for (size_t t = 0; t < tokens; t += TOKENS) {
-        if (panels == 1) strip_times(1, TOKENS, strip, n, x, t, sums);
-        else if (tokens - t <= 4) strip_times(2, 4, strip, n, x, t, sums);
-        else strip_times(2, TOKENS, strip, n, x, t, sums);
+        if (panels == 1) strip_times(1, TOKENS, strip, n, x, t, sums, ahead);
+        else if (tokens - t <= 4) strip_times(2, 4, strip, n, x, t, sums, ahead);
+        else strip_times(2, TOKENS, strip, n, x, t, sums, ahead);
     }
 }
 

@@ -37,6 +37,7 @@ typedef struct {
     HYP_ALIGN64 uint8_t w[8][64]; /* vector v: K = 4v..4v+3 of 16 rows; as an AMX tile: 8 rows of 64 bytes */
     float d[HYP_PANEL], p[HYP_PANEL];
     uint32_t q[HYP_PANEL];
+    uint8_t second[8][64];        /* AMX: a second tile of weights for the types that need one */
 } hyp_strip_block;
 
 typedef struct {
@@ -56,9 +57,26 @@ typedef struct {
 /* Take n blocks (of 32 or 1 K; whole records) apart. */
 typedef void (*hyp_strip_unpack_fn)(const uint8_t *rec, size_t n, hyp_strip *strip);
 
+/* What the next calls will read. A strip is multiplied between two reads of memory, so the hardware's prefetch would
+ * stop and start with each; instead each block that is multiplied fetches a share of what comes next. */
+typedef struct {
+    const uint8_t *act;                    /* the next group's activations, to the first-level cache */
+    const uint8_t *w[HYP_STRIP_PANELS];    /* this call's share of the next strips, to the second-level cache */
+    size_t w_step;                         /* bytes of w a block */
+} hyp_ahead;
+
+HYP_INLINE void hyp_fetch_ahead_avx512(const hyp_ahead *ahead, size_t panel, size_t i, size_t act_bytes)
+{
+    const uint8_t *w = ahead->w[panel] + i * ahead->w_step, *end = w + ahead->w_step;
+    for (w = (const uint8_t *)(((uintptr_t)w + 63) & ~(uintptr_t)63); w < end; w += 64)
+        _mm_prefetch((const char *)w, _MM_HINT_T1);
+    if (panel == 0)
+        for (size_t at = 0; at < act_bytes; at += 64) _mm_prefetch((const char *)ahead->act + i * act_bytes + at, _MM_HINT_T0);
+}
+
 /* sums[panel * HYP_STRIP_GROUPS] += strip[panel] x one group of activations at `act`, of which the first `tokens` count. */
 typedef void (*hyp_strip_mul_fn)(const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens,
-                                 hyp_strip_sums *sums);
+                                 hyp_strip_sums *sums, const hyp_ahead *ahead);
 
 /* How one type goes through strips. */
 typedef struct {
@@ -76,7 +94,11 @@ HYP_BLOCK_TYPES_AVX512(HYP_UNPACK_AVX512)
 /* The product with vpdpbusd of a block type's strips. */
 hyp_strip_mul_fn hyp_strip_mul_avx512(int type);
 
-/* F32, F16, BF16. */
+/* Whole products, as in the table. */
+#define HYP_MUL_AVX512(name, type)                                                                                      \
+    void hyp_mul_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
+                                 size_t ldo);
+HYP_BLOCK_TYPES_AVX512(HYP_MUL_AVX512)
 void hyp_mul_f32_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
 void hyp_mul_f16_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
 void hyp_mul_bf16_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
