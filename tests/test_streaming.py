@@ -266,3 +266,19 @@ def test_a_failed_read_while_moving_leaves_a_working_model(path, expected):
             np.testing.assert_array_equal(model.logits(IDS), expected)
         assert model.replan("64MB").resident
         np.testing.assert_array_equal(model.logits(IDS), expected)
+
+
+def test_the_plan_says_what_a_run_then_reads(path):
+    with streamed(path, 0.4, context_length=256) as model, model.session() as session:
+        prediction = model.predict()
+        assert prediction.bytes_per_token == model.plan.streamed_bytes
+        assert prediction.disk_rate > 0 and prediction.tokens_per_second > 0
+        assert f"{prediction.tokens_per_second:.3g} tokens/s" in str(model.plan)
+        assert model.smallest_budget == smallest_budget(path, context_length=256)
+        session.eval([1])
+        before = model.stream_stats["bytes_used"]
+        for token in range(100):
+            session.eval([token])
+        read = model.stream_stats["bytes_used"] - before
+    ring = model.plan.slots * model.plan.slot_bytes
+    assert read == pytest.approx(100 * prediction.bytes_per_token, rel=0.01, abs=ring)

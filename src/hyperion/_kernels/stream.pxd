@@ -22,6 +22,7 @@ cdef extern from "stream/ring.h" nogil:
         int buffered, direct
         int64_t state[3]
 
+    double hyp_seconds()
     int hyp_file_state(int fd, int64_t *state)
 
     ctypedef struct hyp_extent:
@@ -73,7 +74,7 @@ cdef class File:
 cdef class Ring:
     cdef hyp_ring *c
     cdef hyp_ring_piece *pieces
-    cdef size_t n
+    cdef size_t n, next_piece
     cdef readonly size_t slots, slot_bytes
     cdef object memory
     cdef list files

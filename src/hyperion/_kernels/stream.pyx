@@ -5,7 +5,7 @@ import os
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 
-from hyperion._kernels.threads cimport check_signals
+from hyperion._kernels.threads cimport check_signals, check_status
 
 from hyperion.errors import FormatError, HyperionIOError, HyperionMemoryError, InvalidArgumentError
 
@@ -174,8 +174,25 @@ cdef class Ring:
 
     def restart(self):
         """Back to the first piece, after a pass that did not finish."""
+        self.next_piece = 0
         with nogil:
             hyp_ring_restart(self.c)
+
+    def skim(self, double seconds):
+        """Take pieces and give them back for about so long, to see how fast they come; ends between passes or within one."""
+        cdef double end = hyp_seconds() + seconds
+        cdef size_t piece = self.next_piece
+        cdef const uint8_t *panels
+        cdef int status = HYP_OK
+        with nogil:
+            while status == HYP_OK and hyp_seconds() < end:
+                status = hyp_ring_acquire(self.c, piece, &panels)
+                if status == HYP_OK:
+                    hyp_ring_release(self.c, piece)
+                    piece = piece + 1 if piece + 1 < self.n else 0
+        self.next_piece = piece
+        if status != HYP_OK:
+            check_status(status, "reading weights") if status == HYP_CANCELLED else self.raise_failure()
 
     cpdef int raise_failure(self) except -1:
         """Raise what stopped the readers, if anything did."""

@@ -20,9 +20,10 @@ from hyperion.loading.progressive import ProgressiveLoader
 from hyperion.memory import MemoryBudget, MemoryStats, Reservation, allocate, available_memory, parse_size, process_budget
 from hyperion.models.architectures import describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
+from hyperion.models.prediction import Prediction, probe_compute, probe_stream
 from hyperion.models.session import Session
 from hyperion.models.weights import ModelWeights, layer_sizes
-from hyperion.scheduling.plan import MemoryPlan, ModelSizes, make_plan, pin_plan
+from hyperion.scheduling.plan import MemoryPlan, ModelSizes, make_plan, pin_plan, smallest_budget
 from hyperion.tokenizer import Tokenizer
 
 __all__ = ["Transformer"]
@@ -43,8 +44,6 @@ class Transformer:
     Attributes
     ----------
     config : ModelConfig
-    plan : MemoryPlan
-        What is pinned, streamed and reserved.
     budget : MemoryBudget
         The model's ledger.
     tokenizer : Tokenizer
@@ -109,7 +108,7 @@ class Transformer:
             scratch=self._pass_bytes,
             logits=lambda n: n * self.config.vocab_size * 4 + head_scratch_bytes(self.config.dim, n),
         )
-        self.plan: MemoryPlan = make_plan(self._sizes, limit, self.context_length)
+        self.plan = make_plan(self._sizes, limit, self.context_length)
         self._reserved = self.budget.reserve_all(self._sizes.fixed | {"tokenizer": building})
         self.tokenizer = _open_tokenizer(self.container)
         self._reserved["tokenizer"].resize(self._sizes.fixed["tokenizer"])
@@ -420,6 +419,36 @@ class Transformer:
         return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
     # ---- the rest ------------------------------------------------------------------------------------------------
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """What is pinned, streamed and reserved; printed, it also predicts the speed."""
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: MemoryPlan) -> None:
+        self._prediction: Prediction | None = None
+        self._plan = dataclasses.replace(plan, forecast=self.predict)
+
+    @property
+    def smallest_budget(self) -> int:
+        """Bytes of the smallest budget that this model works in, at its context length."""
+        return smallest_budget(self._sizes, self.context_length)
+
+    def predict(self) -> Prediction:
+        """Bytes and tokens per second of decoding under the present plan, from a probe of about half a second.
+
+        The probe is made once a plan. The stream's counters do not run back after it.
+        """
+        self._check_open()
+        with self._lock:
+            if self._prediction is None:
+                weights, plan = self._weights, self._plan
+                assert weights is not None
+                compute = probe_compute(weights.pinned_matrices(), self.team, self.runtime.level_name)
+                disk = probe_stream(weights.ring) if weights.ring is not None else None
+                self._prediction = Prediction.from_rates(plan.weight_bytes, plan.streamed_bytes, disk, compute)
+            return self._prediction
 
     @property
     def memory_stats(self) -> MemoryStats:

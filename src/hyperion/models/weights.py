@@ -296,6 +296,17 @@ class ModelWeights:
             self.container.read_into(info, raw[i], int(token) * row, row)
         out[:] = quant.dequantize(info.type, raw.reshape(-1), len(tokens), cols)
 
+    def pinned_matrices(self) -> list[quant.PackedMatrix]:
+        """Views of what is pinned, whole panels of one matrix each."""
+        result = []
+        for pinned, size in zip(self.pinned, self.sizes, strict=True):
+            at = 0
+            for m, n in zip(size.matrices, pinned.panels, strict=True):
+                if n:
+                    result.append(quant.PackedMatrix(m.type, min(n * PANEL, m.rows), m.cols, pinned.view, at))
+                at += n * m.panel_bytes
+        return result
+
     def _drop_engine(self) -> None:
         """Stop reading, and let go of every view of the panels."""
         if self.ring is not None:

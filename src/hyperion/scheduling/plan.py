@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from hyperion.errors import MemoryBudgetError
 from hyperion.memory import format_size
 
-__all__ = ["LayerSize", "MatrixSize", "MemoryPlan", "ModelSizes", "make_plan", "pin_plan"]
+__all__ = ["LayerSize", "MatrixSize", "MemoryPlan", "ModelSizes", "make_plan", "pin_plan", "smallest_budget"]
 
 PANEL = 16
 """Rows that are pinned or streamed together."""
@@ -28,7 +28,7 @@ SLOT_SLACK = 8192
 MAX_SLOT = 4 << 20
 """The largest slot of the ring, in bytes."""
 
-RING_SHARE, CHUNK_SHARE, LOGITS_SHARE = 22, 36, 96
+RING_SHARE, CHUNK_SHARE, LOGITS_SHARE = 24, 40, 96
 """What a streamed plan gives to its buffers: one part in so many of what is above the smallest plan."""
 
 FEW = 8
@@ -105,7 +105,8 @@ class ModelSizes:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """Where a budget goes. `str()` is an itemised table."""
+    """Where a budget goes. `str()` is an itemised table; for an open model it also says how fast it will run, from a short
+    probe when it is first printed."""
 
     budget: int
     items: dict[str, int]
@@ -118,6 +119,7 @@ class MemoryPlan:
     pinned_bytes: int
     slots: int = 0
     slot_bytes: int = 0
+    forecast: Callable[[], object] | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def total(self) -> int:
@@ -138,6 +140,8 @@ class MemoryPlan:
         lines = [f"{name:<24} {format_size(n):>12}" for name, n in self.items.items() if n]
         lines.append(f"{'total':<24} {format_size(self.total):>12}   of {format_size(self.budget)}")
         how = "all weights resident" if self.resident else f"{format_size(self.streamed_bytes)} read in every pass"
+        if self.forecast is not None:
+            how += f"; {self.forecast()}"
         lines.append(f"context {self.context_length} tokens, {self.chunk} prompt tokens a pass, {how}")
         return "\n".join(lines)
 
@@ -162,8 +166,7 @@ def make_plan(
     MemoryBudgetError
         If the budget cannot hold even the smallest plan; the message has that plan and its size.
     """
-    streamed = _least(sizes, context_length, batch)
-    least = min(streamed, _assemble(sizes, 0, context_length, batch, batch), key=lambda plan: plan.total)
+    streamed, least = _least(sizes, context_length, batch), _least_of_all(sizes, context_length, batch)
     smallest = max(least.total, sizes.opening)
     if budget < smallest:
         half = max(least.total - sizes.kv(context_length) + sizes.kv(max(1, context_length // 2)), sizes.opening)
@@ -253,6 +256,17 @@ def _least(sizes: ModelSizes, context: int, batch: int) -> MemoryPlan:
     return _assemble(
         sizes, 0, context, batch, batch, embedding_pinned=False, pinned=none, slots=2, slot_bytes=_least_slot(sizes)
     )
+
+
+def _least_of_all(sizes: ModelSizes, context: int, batch: int) -> MemoryPlan:
+    """The smaller of streaming everything and pinning everything, which for a tiny model is less than a ring."""
+    plans = _least(sizes, context, batch), _assemble(sizes, 0, context, batch, batch)
+    return min(plans, key=lambda plan: plan.total)
+
+
+def smallest_budget(sizes: ModelSizes, context_length: int, *, batch: int = 1) -> int:
+    """Bytes of the smallest budget for which there is a plan."""
+    return max(_least_of_all(sizes, context_length, batch).total, sizes.opening)
 
 
 def _streamed(sizes: ModelSizes, budget: int, context: int, batch: int, least: MemoryPlan) -> MemoryPlan:
