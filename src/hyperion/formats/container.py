@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+import stat
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hyperion.errors import HyperionIOError, InvalidArgumentError
+from hyperion.errors import HyperionIOError, HyperionRuntimeError, InvalidArgumentError
 
-__all__ = ["Container", "TensorInfo", "open_for_reading"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Container", "TensorInfo", "open_for_reading", "read_exactly"]
 
 
-@dataclasses.dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One tensor.
 
     Attributes
@@ -25,6 +27,7 @@ class TensorInfo:
     type : int
         GGUF's number of the numeric type (see :mod:`hyperion.formats.types`).
     type_name : str
+        The type's name, as GGUF spells it where it knows it.
     shape : tuple of int
         NumPy order: rows first.
     path : str
@@ -44,12 +47,12 @@ class TensorInfo:
 
 def open_for_reading(path: str) -> int:
     """A descriptor of a regular file; HyperionIOError where there is none."""
+    flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))  # a FIFO must not block
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise HyperionIOError(f"cannot open {path!r}: {error.strerror}", path=path) from None
-    import stat
-
+        fd = os.open(path, os.O_RDONLY | flags)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise HyperionIOError(f"cannot open {path!r}: {reason}", path=path) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise HyperionIOError(f"{path!r} is not a regular file", path=path)
@@ -65,10 +68,14 @@ class Container:
     ----------
     path : str
         What was opened.
+    format : str
+        "gguf", "huggingface" or "safetensors".
     metadata : Mapping
         GGUF keys and values; for a Hugging Face directory its configuration under "config".
     tensors : dict of str to TensorInfo
+        All tensors by name, in the files' order.
     files : tuple of str
+        Paths of the files.
     """
 
     format = "container"
@@ -80,7 +87,7 @@ class Container:
         self._states = {name: _state(fd) for name, fd in files.items()}
 
     def read(self, tensor: TensorInfo) -> np.ndarray:
-        """The tensor's bytes, uint8 [nbytes]."""
+        """The tensor's bytes, uint8 [nbytes]; errors as for :meth:`read_into`."""
         out = np.empty(tensor.nbytes, np.uint8)
         self.read_into(tensor, out)
         return out
@@ -93,22 +100,49 @@ class Container:
         InvalidArgumentError
             If that is not within the tensor, or the buffer has another size.
         HyperionIOError
-            If the file has changed since it was opened, ended early, or fails.
+            If the file has changed since it was opened, ended early, or fails; it names the tensor.
+        HyperionRuntimeError
+            If the container is closed.
         """
-        view = memoryview(buffer).cast("B")
+        view = memoryview(buffer).cast("B") if tensor.nbytes else memoryview(b"")
         nbytes = tensor.nbytes - offset if nbytes is None else nbytes
         if offset < 0 or nbytes < 0 or offset + nbytes > tensor.nbytes or view.nbytes != nbytes:
             raise InvalidArgumentError(
                 f"bytes {offset} to {offset + nbytes} of tensor {tensor.name!r} ({tensor.nbytes} bytes) into {view.nbytes}"
             )
-        fd = self._fds.get(tensor.path)
+        what = f"tensor {tensor.name!r} of {tensor.path!r}"
+        fd = self.check_unchanged(tensor.path, what)
+        read_exactly(fd, view, tensor.offset + offset, what)
+
+    def check_unchanged(self, path: str, what: str = "") -> int:
+        """The descriptor of one of the files, after making sure that it is what it was when it was opened.
+
+        Parameters
+        ----------
+        path : str
+            One of :attr:`files`.
+        what : str
+            For whom, in the message.
+
+        Raises
+        ------
+        HyperionIOError
+            If the file's size, time of change or number of names differ: it was written, truncated or replaced.
+        HyperionRuntimeError
+            If the container is closed.
+        """
+        fd = self._fds.get(path)
         if fd is None:
-            raise HyperionIOError(f"{self.path}: the container is closed", path=self.path)
-        if _state(fd) != self._states[tensor.path]:
-            raise HyperionIOError(
-                f"tensor {tensor.name!r}: {tensor.path!r} was changed, replaced or truncated after it was opened", path=tensor.path
-            )
-        read_exactly(fd, view, tensor.offset + offset, f"tensor {tensor.name!r} of {tensor.path!r}")
+            raise HyperionRuntimeError(f"{self.path}: the container is closed", path=self.path)
+        before, now = self._states[path], _state(fd)
+        if now != before:
+            what = f"{what}: " if what else ""
+            if now.size < before.size:
+                how = f"truncated from {before.size} to {now.size} bytes"
+            else:
+                how = "removed or replaced" if before.named and not now.named else "changed"
+            raise HyperionIOError(f"{what}{path!r} was {how} after it was opened", path=path)
+        return fd
 
     def close(self) -> None:
         """Close the files; closing twice is allowed."""
@@ -116,7 +150,7 @@ class Container:
         for fd in fds.values():
             os.close(fd)
 
-    def __enter__(self) -> Container:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,23 +161,29 @@ class Container:
             self.close()
 
 
-def _state(fd: int) -> tuple[int, int, int, bool]:
+class _State(NamedTuple):
+    inode: int
+    size: int
+    changed_ns: int
+    named: bool
+
+
+def _state(fd: int) -> _State:
     s = os.fstat(fd)
-    return s.st_ino, s.st_size, s.st_mtime_ns, s.st_nlink > 0
+    return _State(s.st_ino, s.st_size, s.st_mtime_ns, s.st_nlink > 0)
 
 
 def read_exactly(fd: int, view: memoryview, offset: int, what: str) -> None:
     """Fill a view from an offset, over short reads; HyperionIOError at an early end."""
     done = 0
     while done < view.nbytes:
+        at = offset + done
         try:
-            got = _pread(fd, view[done:], offset + done)
+            got = _pread(fd, view[done:], at)
         except OSError as error:
-            raise HyperionIOError(f"{what}: reading at byte {offset + done} failed: {error.strerror}", offset=offset + done) from None
+            raise HyperionIOError(f"{what}: reading at byte {at} failed: {error.strerror}", offset=at) from None
         if got == 0:
-            raise HyperionIOError(
-                f"{what}: the file ends at byte {offset + done}, {view.nbytes - done} bytes early", offset=offset + done
-            )
+            raise HyperionIOError(f"{what}: the file ends at byte {at}, {view.nbytes - done} bytes early", offset=at)
         done += got
 
 

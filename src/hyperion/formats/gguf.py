@@ -12,35 +12,40 @@ Source: the GGUF specification of the ggml project.
 from __future__ import annotations
 
 import os
-import re
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperion.errors import FormatError, HyperionIOError
+from hyperion.errors import FormatError
 from hyperion.formats.container import Container, TensorInfo, open_for_reading, read_exactly
-from hyperion.formats.types import TYPES
+from hyperion.formats.types import TYPES, FileType
 
 __all__ = ["GGUFContainer", "StringArray", "is_gguf"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_KEYS = 1 << 16
+MAX_KEYS = 1 << 12
 MAX_TENSORS = 1 << 16
-MAX_STRINGS = 1 << 22
+MAX_STRINGS = 1 << 20  # of one array; the longest known list of merges has half of it
+MAX_ARRAYS = 1 << 12  # within arrays
+MAX_DEPTH = 4
 MAX_NAME = 64
 MAX_KEY = 1 << 16
 MAX_ALIGNMENT = 1 << 16
-MAX_DEPTH = 4
-SPLIT_NAME = re.compile(r"^(.*)-(\d{5})-of-(\d{5})\.gguf$", re.DOTALL)
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    number: struct.Struct(code)
+    for number, code in {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<B", 10: "<Q", 11: "<q", 12: "<d"}.items()
+}  # fmt: skip
 _BOOL, _STRING, _ARRAY = 7, 8, 9
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+_DIMS = [struct.Struct(f"<{n}Q") for n in range(5)]
 
 
-def is_gguf(head: bytes) -> bool:
+def is_gguf(head: bytes | bytearray) -> bool:
     """Whether a file that begins so claims to be GGUF."""
     return head[:4] == MAGIC
 
@@ -48,11 +53,14 @@ def is_gguf(head: bytes) -> bool:
 class StringArray(Sequence[str]):
     """An array of strings as it lies in the file; a string is decoded when it is asked for.
 
-    Bytes that are not UTF-8 come as surrogate escapes, so that any token survives the way through `str`.
+    Bytes that are not UTF-8 come as surrogate escapes, so that any token survives the way through `str`:
+    ``s.encode("utf-8", "surrogateescape")`` gives them back.
     """
 
-    def __init__(self, data: bytes, ends: np.ndarray) -> None:
-        self._data, self._ends = data, ends
+    __slots__ = ("_data", "_ends")
+
+    def __init__(self, data: bytes | bytearray, ends: Sequence[int]) -> None:
+        self._data, self._ends = data, ends  # each string behind its length of 8 bytes; ends[i] is where string i ends
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -64,152 +72,153 @@ class StringArray(Sequence[str]):
         if not -n <= i < n:
             raise IndexError(f"string {i} of {n}")
         i += n if i < 0 else 0
-        start = int(self._ends[i - 1]) if i else 0
-        return self._data[start : int(self._ends[i])].decode("utf-8", "surrogateescape")
+        start = (self._ends[i - 1] if i else 0) + 8
+        return self._data[start : self._ends[i]].decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        start = 0
-        for end in self._ends.tolist():
-            yield self._data[start:end].decode("utf-8", "surrogateescape")
-            start = end
+        data, start = self._data, 8
+        for end in self._ends:
+            yield data[start:end].decode("utf-8", "surrogateescape")
+            start = end + 8
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and not isinstance(other, str) and list(self) == list(other)
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:3]))
+        return f"StringArray([{shown}{', ...' if len(self) > 3 else ''}], {len(self)} strings)"
+
 
 class _Reader:
-    """A cursor over the header, read from the file in growing steps."""
+    """A cursor over the header, read from the file in steps that grow with what was read already."""
 
-    STEP = 1 << 20
+    FIRST_STEP, LAST_STEP = 1 << 12, 1 << 20
 
     def __init__(self, fd: int, size: int, path: str) -> None:
         self.fd, self.size, self.path = fd, size, path
         self.at = 0
         self._base = 0
         self._data = memoryview(b"")
+        self._arrays = 0
 
     def fail(self, message: str, at: int | None = None) -> FormatError:
         offset = self.at if at is None else at
         return FormatError(f"{self.path}: {message} (at byte {offset})", path=self.path, offset=offset)
 
-    def take(self, n: int) -> memoryview:
-        """The next n bytes; n has been compared with nothing yet."""
+    def _fetch(self, n: int) -> int:
+        """Make the next n bytes available; where they begin in the window. n has been compared with nothing yet."""
         if n > self.size - self.at:
             raise self.fail(f"{n} bytes are wanted and the file has {self.size - self.at} more")
         start = self.at - self._base
         if start + n > len(self._data):
-            length = min(max(n, self.STEP), self.size - self.at)
-            buffer = bytearray(length)
-            read_exactly(self.fd, memoryview(buffer), self.at, self.path)
-            self._base, self._data, start = self.at, memoryview(buffer), 0
+            step = min(max(self.at, self.FIRST_STEP), self.LAST_STEP)
+            self._data = memoryview(b"")  # before the next is there
+            buffer = memoryview(bytearray(min(max(n, step), self.size - self.at)))
+            read_exactly(self.fd, buffer, self.at, self.path)
+            self._base, self._data, start = self.at, buffer, 0
+        return start
+
+    def take(self, n: int) -> memoryview:
+        start = self._fetch(n)
         self.at += n
         return self._data[start : start + n]
 
-    def number(self, code: str) -> Any:
-        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
+    def number(self, code: struct.Struct) -> Any:
+        start = self._fetch(code.size)
+        self.at += code.size
+        return code.unpack_from(self._data, start)[0]
 
     def name(self, what: str, most: int) -> str:
         """A key or a tensor's name: strict UTF-8 without NUL."""
         start = self.at
-        length = self.number("<Q")
+        length = self.number(_U64)
         if not 0 < length < most:
             raise self.fail(f"{what} has {length} bytes, expected 1 to {most - 1}", start)
         try:
-            text = bytes(self.take(length)).decode()
-        except UnicodeDecodeError:
-            raise self.fail(f"{what} is not UTF-8", start) from None
+            text = str(self.take(length), "utf-8")
+        except UnicodeDecodeError as error:
+            raise self.fail(f"{what} is not UTF-8", start + 8 + error.start) from None
         if "\0" in text:
             raise self.fail(f"{what} has a NUL in it", start)
         return text
 
-    def string(self) -> str:
-        return bytes(self.take(self.number("<Q"))).decode("utf-8", "surrogateescape")
-
-    def value(self, kind: int, depth: int = 0) -> Any:
+    def value(self, kind: int) -> Any:
         if kind in _SCALARS:
             value = self.number(_SCALARS[kind])
-            return self._bool(value) if kind == _BOOL else value
+            if kind != _BOOL:
+                return value
+            if value > 1:
+                raise self.fail(f"a bool is {value}, expected 0 or 1", self.at - 1)
+            return bool(value)
         if kind == _STRING:
-            return self.string()
+            return str(self.take(self.number(_U64)), "utf-8", "surrogateescape")
         if kind == _ARRAY:
-            return self._array(depth)
+            return self._array(1)
         raise self.fail(f"value type {kind} is not one of 0 to 12", self.at - 4)
-
-    def _bool(self, value: int) -> bool:
-        if value > 1:
-            raise self.fail(f"a bool is {value}, expected 0 or 1", self.at - 1)
-        return bool(value)
 
     def _array(self, depth: int) -> Any:
         start = self.at
-        if depth >= MAX_DEPTH:
-            raise self.fail(f"arrays are nested more than {MAX_DEPTH} deep", start)
-        kind, count = self.number("<I"), self.number("<Q")
-        if kind in _SCALARS:
-            width = struct.calcsize(_SCALARS[kind])
-            if count > (self.size - self.at) // width:
-                raise self.fail(f"an array of {count} elements does not fit the file", start)
-            values = np.frombuffer(self.take(count * width), _SCALARS[kind]).copy()
-            if kind == _BOOL:
-                if values.size and values.max() > 1:
-                    raise self.fail("an array of bools has values beside 0 and 1", start)
-                return values.astype(bool)
-            return values
-        if count > (self.size - self.at) // (8 if kind == _STRING else 12):
+        kind, count = self.number(_U32), self.number(_U64)
+        least = _SCALARS[kind].size if kind in _SCALARS else 8 if kind == _STRING else 12
+        if kind > 12:
+            raise self.fail(f"element type {kind} is not one of 0 to 12", start)
+        if count > (self.size - self.at) // least:
             raise self.fail(f"an array of {count} elements does not fit the file", start)
         if kind == _STRING:
-            return self._strings(count, start)
+            if count > MAX_STRINGS:
+                raise self.fail(f"an array of {count} strings, expected at most {MAX_STRINGS}", start)
+            return self._strings(count)
         if kind == _ARRAY:
-            if count > MAX_KEYS:
-                raise self.fail(f"an array of {count} arrays, expected at most {MAX_KEYS}", start)
+            self._arrays += count
+            if depth == MAX_DEPTH or self._arrays > MAX_ARRAYS:
+                raise self.fail(f"arrays nested more than {MAX_DEPTH} deep, or more than {MAX_ARRAYS} of them", start)
             return [self._array(depth + 1) for _ in range(count)]
-        raise self.fail(f"element type {kind} is not one of 0 to 12", start)
+        values = np.frombuffer(self.take(count * least), _SCALARS[kind].format)
+        if kind == _BOOL:
+            if values.size and values.max() > 1:
+                raise self.fail("an array of bools has values beside 0 and 1", start)
+            values = values.view(bool)
+        return values.copy()
 
-    def _strings(self, count: int, start: int) -> StringArray:
-        """Lengths are walked once; the bytes are kept together, without the lengths between them."""
-        if count > MAX_STRINGS:
-            raise self.fail(f"an array of {count} strings, expected at most {MAX_STRINGS}", start)
-        ends = np.empty(count, np.int64)
-        data, total = bytearray(), 0
-        unpack = struct.Struct("<Q").unpack_from
-        i = 0
-        while i < count:
-            self.take(0)
-            window = self._window()
+    def _strings(self, count: int) -> StringArray:
+        """Walk the lengths once; the bytes stay as they lie in the file, lengths between them."""
+        ends = array("q")
+        data = bytearray()
+        unpack, append = _U64.unpack_from, ends.append
+        left = count
+        while left:
+            start = self._fetch(8)
+            window = self._data[start:]
+            size, shift = len(window), len(data)
             at = 0
-            while i < count and at + 8 <= len(window):
-                (length,) = unpack(window, at)
-                if length > len(window) - at - 8:
+            while left and at + 8 <= size:
+                after = at + 8 + unpack(window, at)[0]
+                if after > size:
                     break
-                data += window[at + 8 : at + 8 + length]
-                total += length
-                at += 8 + length
-                ends[i] = total
-                i += 1
+                at = after
+                append(shift + at)
+                left -= 1
+            if at == 0:  # a string that is longer than the window, or than the file
+                at = 8 + unpack(window, 0)[0]
+                start = self._fetch(at)
+                window = self._data[start:]
+                append(shift + at)
+                left -= 1
+            data += window[:at]
             self.at += at
-            if i < count and at == 0:  # a string longer than what was read ahead
-                data += self.take(self.number("<Q"))
-                total = len(data)
-                ends[i] = total
-                i += 1
-        return StringArray(bytes(data), ends)
-
-    def _window(self) -> memoryview:
-        """What is read ahead of the cursor, refilled when little of it is left."""
-        left = self._base + len(self._data) - self.at
-        if left < 4096 and self.at + left < self.size:
-            self._base = self.at  # with nothing held, take reads from here
-            self._data = memoryview(b"")
-            at = self.at
-            self.take(min(self.STEP, self.size - self.at))
-            self.at = at
-        return self._data[self.at - self._base :]
+        return StringArray(data, ends)
 
 
 class GGUFContainer(Container):
-    """A GGUF file, or all parts of a split one (any part may be named)."""
+    """A GGUF file, or all parts of a split one (any part may be named).
+
+    `metadata` values are int, float, bool, str; arrays of numbers are NumPy arrays of the file's type, arrays of strings
+    :class:`StringArray`, arrays of arrays lists. Of a split file it is the first part's.
+    """
 
     format = "gguf"
 
@@ -218,7 +227,7 @@ class GGUFContainer(Container):
         fds: dict[str, int] = {}
         try:
             metadata, tensors = _open_part(path, fds)
-            if "split.count" in metadata and metadata["split.count"] != 1:
+            if metadata.get("split.count") is not None and not _is(metadata["split.count"], 1):
                 metadata, tensors = _open_split(path, metadata, tensors, fds)
             super().__init__(path, metadata, tensors, fds)
         except BaseException:
@@ -227,134 +236,173 @@ class GGUFContainer(Container):
             raise
 
 
+def _is(value: Any, number: int) -> bool:
+    """Whether a metadata value is this integer; a file may have anything there."""
+    return type(value) is int and value == number
+
+
 def _open_part(path: str, fds: dict[str, int]) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     fd = fds[path] = open_for_reading(path)
     reader = _Reader(fd, os.fstat(fd).st_size, path)
-    if reader.size < 24:
-        raise reader.fail(f"a file of {reader.size} bytes is no GGUF file", 0)
     magic = bytes(reader.take(4))
     if magic != MAGIC:
         raise reader.fail(f"magic is {magic!r}, expected {MAGIC!r}", 0)
-    version = reader.number("<I")
+    version = reader.number(_U32)
     if version not in VERSIONS:
         swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS
         raise reader.fail("the file is big-endian" if swapped else f"version {version}, expected 2 or 3", 4)
-    tensor_count, key_count = reader.number("<Q"), reader.number("<Q")
+    tensor_count, key_count = reader.number(_U64), reader.number(_U64)
     if tensor_count > min(MAX_TENSORS, reader.size // 24):
         raise reader.fail(f"{tensor_count} tensors do not fit the file (or pass {MAX_TENSORS})", 8)
     if key_count > min(MAX_KEYS, reader.size // 13):
         raise reader.fail(f"{key_count} keys do not fit the file (or pass {MAX_KEYS})", 16)
-    metadata = _read_keys(reader, key_count)
+    metadata, where = _read_keys(reader, key_count)
     alignment = metadata.get("general.alignment", 32)
-    if not isinstance(alignment, int) or not 8 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise reader.fail(f"general.alignment is {alignment!r}, expected a power of two from 8 to {MAX_ALIGNMENT}")
+    if type(alignment) is not int or not 8 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+        what = f"general.alignment is {alignment!r:.40}, expected a power of two from 8 to {MAX_ALIGNMENT}"
+        raise reader.fail(what, where)
     return metadata, _read_tensors(reader, tensor_count, alignment)
 
 
-def _read_keys(reader: _Reader, count: int) -> dict[str, Any]:
+def _read_keys(reader: _Reader, count: int) -> tuple[dict[str, Any], int]:
+    """(keys and values, where general.alignment is)."""
     metadata: dict[str, Any] = {}
+    where = 0
     for _ in range(count):
         start = reader.at
         key = reader.name("a key", MAX_KEY)
         if key in metadata:
-            raise reader.fail(f"key {key!r} comes twice", start)
-        metadata[key] = reader.value(reader.number("<I"))
-    return metadata
+            raise reader.fail(f"key {key!r:.80} comes twice", start)
+        if key == "general.alignment":
+            where = start
+        metadata[key] = reader.value(reader.number(_U32))
+    return metadata, where
+
+
+class _Table(NamedTuple):
+    """Tensors as columns while they are checked: a header of a million names would cost a gigabyte as objects."""
+
+    shapes: dict[str, tuple[int, ...]]
+    types: array[int]
+    nbytes: array[int]
+    offsets: array[int]
+    where: array[int]
 
 
 def _read_tensors(reader: _Reader, count: int, alignment: int) -> dict[str, TensorInfo]:
-    rows = []
-    names: set[str] = set()
+    table = _Table({}, array("B"), array("q"), array("Q"), array("q"))
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}  # tensors of one shape share it
     for _ in range(count):
         start = reader.at
         name = reader.name("a tensor's name", MAX_NAME)
-        if name in names:
+        if name in table.shapes:
             raise reader.fail(f"tensor {name!r} comes twice", start)
-        names.add(name)
-        dims, kind = _dims(reader, name)
-        at = reader.at
-        rows.append((name, dims, kind, _nbytes(reader, name, dims, kind), reader.number("<Q"), at))
+        shape, kind = _shape(reader, name)
+        table.nbytes.append(_nbytes(reader, name, shape, kind))
+        table.shapes[name] = known.setdefault(shape, shape)
+        table.types.append(kind.id)
+        table.where.append(reader.at)
+        table.offsets.append(reader.number(_U64))
     data = -(-reader.at // alignment) * alignment
-    _check_extents(reader, rows, data, alignment)
+    _check_extents(reader, table, data, alignment)
     return {
-        name: TensorInfo(name, kind, TYPES[kind].name, tuple(reversed(dims)), reader.path, data + offset, nbytes)
-        for name, dims, kind, nbytes, offset, _ in rows
+        name: TensorInfo(name, kind, TYPES[kind].name, shape, reader.path, data + offset, nbytes)
+        for (name, shape), kind, nbytes, offset in zip(
+            table.shapes.items(), table.types, table.nbytes, table.offsets, strict=True
+        )
     }
 
 
-def _dims(reader: _Reader, name: str) -> tuple[list[int], int]:
-    n = reader.number("<I")
+def _shape(reader: _Reader, name: str) -> tuple[tuple[int, ...], FileType]:
+    n = reader.number(_U32)
     if not 1 <= n <= 4:
         raise reader.fail(f"tensor {name!r} has {n} dims, expected 1 to 4", reader.at - 4)
-    dims = list(struct.unpack(f"<{n}Q", reader.take(8 * n)))
-    kind = reader.number("<I")
+    shape = _DIMS[n].unpack(reader.take(8 * n))[::-1]
+    kind = reader.number(_U32)
     if kind not in TYPES:
-        raise reader.fail(f"tensor {name!r} has the unknown type {kind if kind < 1 << 31 else kind - (1 << 32)}", reader.at - 4)
-    return dims, kind
+        signed = kind if kind < 1 << 31 else kind - (1 << 32)
+        raise reader.fail(f"tensor {name!r} has the unknown type {signed}", reader.at - 4)
+    return shape, TYPES[kind]
 
 
-def _nbytes(reader: _Reader, name: str, dims: list[int], kind: int) -> int:
+def _nbytes(reader: _Reader, name: str, shape: tuple[int, ...], kind: FileType) -> int:
     """Bytes of a tensor; Python's integers do not wrap, the file's size bounds them."""
-    t = TYPES[kind]
-    elements = 1
-    for dim in dims:
+    where = reader.at - 4 - 8 * len(shape)
+    elements = extent = 1
+    for dim in shape:
         elements *= dim
-    if dims[0] % t.block_len:
-        raise reader.fail(f"tensor {name!r}: rows of {dims[0]} are not whole blocks of {t.block_len} ({t.name})")
-    nbytes = elements // t.block_len * t.block_bytes
-    if nbytes > reader.size or any(dim > 1 << 62 for dim in dims):
-        raise reader.fail(f"tensor {name!r} of dims {dims} takes {nbytes} bytes, more than the file has")
+        extent *= dim or 1
+    cols = shape[-1]
+    if cols % kind.block_len:
+        raise reader.fail(f"tensor {name!r}: rows of {cols} are not whole blocks of {kind.block_len} ({kind.name})", where)
+    nbytes = elements // kind.block_len * kind.block_bytes
+    if nbytes > reader.size or extent >= 1 << 60:  # an empty tensor may have large dims, but no wrapping ones
+        raise reader.fail(f"tensor {name!r} of shape {list(shape)} takes {nbytes} bytes, more than the file has", where)
     return nbytes
 
 
-def _check_extents(reader: _Reader, rows: list[Any], data: int, alignment: int) -> None:
+def _check_extents(reader: _Reader, table: _Table, data: int, alignment: int) -> None:
     """Offsets are aligned, within the file, and overlap nowhere."""
-    end = data
-    last = ""
-    for name, _, _, nbytes, offset, at in sorted(rows, key=lambda row: (row[4], row[3])):
-        if offset % alignment:
-            raise reader.fail(f"tensor {name!r}: offset {offset} is not a multiple of {alignment}", at)
-        if data + offset + nbytes > reader.size:
-            missing = data + offset + nbytes - reader.size
-            raise reader.fail(f"tensor {name!r} ends {missing} bytes past the end of the file", at)
-        if nbytes and data + offset < end:
-            raise reader.fail(f"tensor {name!r} overlaps tensor {last!r}", at)
-        if nbytes:
-            end, last = data + offset + nbytes, name
+    offsets = np.frombuffer(table.offsets, np.uint64)
+    nbytes = np.frombuffer(table.nbytes, np.int64).astype(np.uint64)
+
+    def fail(wrong: np.ndarray, message: str) -> FormatError:
+        i = int(np.flatnonzero(wrong)[0])
+        name = next(name for n, name in enumerate(table.shapes) if n == i)
+        return reader.fail(f"tensor {name!r} ({table.nbytes[i]} bytes at offset {table.offsets[i]}) {message}", table.where[i])
+
+    if not len(offsets):
+        return
+    unaligned = offsets % np.uint64(alignment) != 0
+    if unaligned.any():
+        raise fail(unaligned, f"does not begin at a multiple of {alignment}")
+    room = reader.size - data
+    past = offsets > np.uint64(max(room, 0))  # first alone: the sum must not wrap
+    past |= offsets + nbytes > np.uint64(max(room, 0))
+    if room < 0 or past.any():
+        raise fail(past if past.any() else ~past, f"ends past the end of the file, {max(room, 0)} bytes of data")
+    some = np.flatnonzero(nbytes)
+    order = some[np.argsort(offsets[some], kind="stable")]
+    overlaps = np.zeros(len(offsets), bool)
+    overlaps[order[1:]] = offsets[order[1:]] < (offsets + nbytes)[order[:-1]]
+    if overlaps.any():
+        raise fail(overlaps, "overlaps another one")
 
 
 def _open_split(
     path: str, metadata: dict[str, Any], tensors: dict[str, TensorInfo], fds: dict[str, int]
 ) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     """All parts of a split file: name-00001-of-0000N.gguf, each with its number, the first with the metadata."""
-    count, number = metadata.get("split.count"), metadata.get("split.no")
-    match = SPLIT_NAME.match(os.path.basename(path))
-    if not isinstance(count, int) or not isinstance(number, int) or not 0 <= number < count <= 99999:
-        raise FormatError(f"{path}: split.no {number!r} of split.count {count!r} cannot be", path=path, offset=0)
-    if match is None or int(match[3]) != count or int(match[2]) != number + 1:
-        raise FormatError(
-            f"{path}: part {number + 1} of {count} of a split file must be called *-{number + 1:05d}-of-{count:05d}.gguf",
-            path=path, offset=0,
-        )  # fmt: skip
-    folder = os.path.dirname(path)
-    first: dict[str, Any] = metadata
+
+    def fail(name: str, message: str) -> FormatError:
+        return FormatError(f"{name}: {message}", path=name, offset=0)
+
+    count, number = metadata["split.count"], metadata.get("split.no")
+    if type(count) is not int or type(number) is not int or not 0 <= number < count <= 99999:
+        raise fail(path, f"split.no {number!r:.40} of split.count {count!r:.40} cannot be")
+    end = f"-{number + 1:05d}-of-{count:05d}.gguf"
+    if not path.endswith(end):
+        raise fail(path, f"part {number + 1} of {count} of a split file must be called *{end}")
+    stem = path[: -len(end)]
+    first = metadata
     merged: dict[str, TensorInfo] = {}
+    order = []
     for i in range(count):
-        name = os.path.join(folder, f"{match[1]}-{i + 1:05d}-of-{count:05d}.gguf")
-        if i == number:
-            part_metadata, part = metadata, tensors
-        else:
-            if not os.path.exists(name):
-                raise HyperionIOError(f"{path}: part {i + 1} of {count} is missing: {name!r}", path=name)
-            part_metadata, part = _open_part(name, fds)
-        if part_metadata.get("split.no") != i or part_metadata.get("split.count") != count:
-            raise FormatError(f"{name}: says it is part {part_metadata.get('split.no')!r}, expected {i}", path=name, offset=0)
+        name = f"{stem}-{i + 1:05d}-of-{count:05d}.gguf"
+        part_metadata, part = (metadata, tensors) if i == number else _open_part(name, fds)
+        order.append(name)
+        if not _is(part_metadata.get("split.no"), i) or not _is(part_metadata.get("split.count"), count):
+            said = f"{part_metadata.get('split.no')!r:.40} of {part_metadata.get('split.count')!r:.40}"
+            raise fail(name, f"says that it is number {said}, expected {i} of {count}")
         twice = merged.keys() & part.keys()
         if twice:
-            raise FormatError(f"{name}: tensor {min(twice)!r} is in two parts", path=name, offset=0)
+            raise fail(name, f"tensor {min(twice)!r} is in two parts")
         merged.update(part)
         first = part_metadata if i == 0 else first
     expected = first.get("split.tensors.count")
-    if expected is not None and expected != len(merged):
-        raise FormatError(f"{path}: the parts have {len(merged)} tensors, split.tensors.count says {expected}", path=path, offset=0)
+    if expected is not None and not _is(expected, len(merged)):
+        raise fail(path, f"the parts have {len(merged)} tensors, split.tensors.count says {expected!r:.40}")
+    opened = dict(fds)
+    fds.clear()
+    fds.update((name, opened[name]) for name in order)
     return first, merged

@@ -1,10 +1,16 @@
-"""Numeric types of tensors in files: GGUF's numbers, names and block sizes."""
+"""Numeric types of tensors in files: GGUF's numbers, names and block sizes.
+
+Source: ggml's type table (ggml.h, ggml-common.h). Numbers 4, 5, 31-33 and 36-38 belonged to types that were removed.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["BY_NAME", "TYPES", "FileType"]
+__all__ = ["BY_NAME", "TYPES", "UNKNOWN_TYPE", "FileType"]
+
+UNKNOWN_TYPE = -1
+"""Number of a safetensors dtype that GGUF does not have; such tensors are listed and cannot be computed with."""
 
 
 class FileType(NamedTuple):
@@ -23,7 +29,7 @@ _ROWS = (
     (17, "IQ2_XS", 256, 74), (18, "IQ3_XXS", 256, 98), (19, "IQ1_S", 256, 50), (20, "IQ4_NL", 32, 18),
     (21, "IQ3_S", 256, 110), (22, "IQ2_S", 256, 82), (23, "IQ4_XS", 256, 136), (24, "I8", 1, 1), (25, "I16", 1, 2),
     (26, "I32", 1, 4), (27, "I64", 1, 8), (28, "F64", 1, 8), (29, "IQ1_M", 256, 56), (30, "BF16", 1, 2),
-    (34, "TQ1_0", 256, 54), (35, "TQ2_0", 256, 66), (39, "MXFP4", 32, 17), (40, "NVFP4", 64, 36),
+    (34, "TQ1_0", 256, 54), (35, "TQ2_0", 256, 66), (39, "MXFP4", 32, 17), (40, "NVFP4", 64, 36), (41, "Q1_0", 128, 18),
 )  # fmt: skip
 
 TYPES: dict[int, FileType] = {row[0]: FileType(*row) for row in _ROWS}
