@@ -4,11 +4,11 @@ import os
 import shutil
 import struct
 
-import hostile_files as h
 import numpy as np
 import pytest
-from hostile_files import ARRAY, I32, STRING, U8, U16, U32, array, gguf, key, tensor, text
 
+import hostile_files as h
+from hostile_files import ARRAY, I32, STRING, U8, U16, U32, array, gguf, key, tensor, text
 from hyperion.errors import FormatError, HyperionIOError, HyperionRuntimeError, InvalidArgumentError
 from hyperion.formats import TYPES, open_container
 from hyperion.formats.gguf import StringArray

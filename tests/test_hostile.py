@@ -4,11 +4,11 @@ import json
 import os
 import tracemalloc
 
-import hostile_files as h
 import numpy as np
 import pytest
-from hostile_files import ARRAY, F32, STRING, U8, U32, array, entry, gguf, key, tensor, text, u32, u64
 
+import hostile_files as h
+from hostile_files import ARRAY, F32, STRING, U8, U32, array, entry, gguf, key, tensor, text, u32, u64
 from hyperion import load_model
 from hyperion.errors import FormatError, HyperionError, HyperionIOError, UnsupportedError
 from hyperion.formats import open_container

@@ -3,10 +3,10 @@
 import json
 import os
 
-import hostile_files as h
 import numpy as np
 import pytest
 
+import hostile_files as h
 from hyperion.errors import FormatError
 from hyperion.formats import open_container
 
