@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import compare, startup
+from benchmarks import compare, startup, streaming
 
-COMMANDS = (compare, startup)
+COMMANDS = (compare, startup, streaming)
 
 
 def main(argv: list[str] | None = None) -> int:
