@@ -207,16 +207,25 @@ HYP_INLINE __m512i hyp_q3_products_avx512(__m128i sc, __m512i *four)
     return _mm512_add_epi8(r, _mm512_set1_epi8(124));
 }
 
-HYP_INLINE void hyp_q3_k_avx512(const uint8_t *rec, int g, hyp_block_avx512 *b)
+/* The scales of group g's halves, less 32: one signed byte a row. */
+HYP_INLINE void hyp_q3_scales_avx512(const uint8_t *rec, int g, __m128i *s0, __m128i *s1)
 {
     const __m128i lo = hyp_bytes16_avx512(rec + 32 + 16 * g), hi = hyp_bytes16_avx512(rec + 160 + 16 * (g / 2));
-    const int at = 4 * (g & 1);
     const __m128i bias = _mm_set1_epi8(32);
-    const __m128i s0 = _mm_or_si128(hyp_field_avx512(lo, 0, 15), _mm_slli_epi16(hyp_field_avx512(hi, at, 3), 4));
-    const __m128i s1 = _mm_or_si128(hyp_field_avx512(lo, 4, 15), _mm_slli_epi16(hyp_field_avx512(hi, at + 2, 3), 4));
+    const int at = 4 * (g & 1);
+    *s0 = _mm_or_si128(hyp_field_avx512(lo, 0, 15), _mm_slli_epi16(hyp_field_avx512(hi, at, 3), 4));
+    *s1 = _mm_or_si128(hyp_field_avx512(lo, 4, 15), _mm_slli_epi16(hyp_field_avx512(hi, at + 2, 3), 4));
+    *s0 = _mm_sub_epi8(*s0, bias);
+    *s1 = _mm_sub_epi8(*s1, bias);
+}
+
+HYP_INLINE void hyp_q3_k_avx512(const uint8_t *rec, int g, hyp_block_avx512 *b)
+{
+    __m128i s0, s1;
     __m512i four[2];
-    const __m512i low = hyp_q3_products_avx512(_mm_sub_epi8(s0, bias), &four[0]);
-    const __m512i high = hyp_q3_products_avx512(_mm_sub_epi8(s1, bias), &four[1]);
+    hyp_q3_scales_avx512(rec, g, &s0, &s1);
+    const __m512i low = hyp_q3_products_avx512(s0, &four[0]);
+    const __m512i high = hyp_q3_products_avx512(s1, &four[1]);
     const __m512i bit = _mm512_set1_epi8((char)(1 << g));
     HYP_UNROLL
     for (int v = 0; v < 8; v++) {

@@ -226,7 +226,7 @@ static size_t least_tokens(int type)
     static void mul_##name(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)  \
     {                                                                                                                   \
         if (m < least_tokens(type)) {                                                                                   \
-            hyp_mul_##name##_avx512(w, rows, k, act, m, out, ldo);                                                      \
+            hyp_mul_##name##_ahead_avx512(w, rows, k, act, m, out, ldo);                                                \
             return;                                                                                                     \
         }                                                                                                               \
         const hyp_strips strips = {type, unpack_##name, strip_of(type)};                                                \

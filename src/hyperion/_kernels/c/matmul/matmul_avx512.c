@@ -1,20 +1,42 @@
 /* The AVX-512 (VNNI) level of the matrix products: one token streams the panels, two or more go through strips. */
 #include "matmul/products_avx512.h"
 
-#define MUL(name, type)                                                                                                 \
-    void hyp_mul_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
-                                 size_t ldo)                                                                            \
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+
+static int is_intel(void)
+{
+#if defined(_MSC_VER)
+    int regs[4];
+    __cpuid(regs, 0);
+    const unsigned int ebx = (unsigned int)regs[1];
+#else
+    unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+    __cpuid(0, eax, ebx, ecx, edx);
+#endif
+    return ebx == 0x756e6547u; /* "Genu" */
+}
+
+#define PRODUCT(function, name, type, ahead)                                                                            \
+    void function(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)           \
     {                                                                                                                   \
         const hyp_strips strips = {type, hyp_unpack_##name##_avx512, hyp_strip_mul_avx512(type)};                       \
-        if (m == 1) hyp_gemv_##name##_avx512(w, rows, k, act, out);                                                     \
+        if (m == 1) hyp_gemv_##name##_avx512(w, rows, k, act, out, ahead);                                              \
         else hyp_strips_mul_avx512(&strips, w, rows, k, act, m, out, ldo);                                              \
     }
-HYP_BLOCK_TYPES_AVX512(MUL)
+#define PRODUCTS(name, type)                                                                                            \
+    PRODUCT(hyp_mul_##name##_avx512, name, type, 0)                                                                     \
+    PRODUCT(hyp_mul_##name##_ahead_avx512, name, type, 1)
+HYP_BLOCK_TYPES_AVX512(PRODUCTS)
 
-#define ENTRY(name, type) t->mul[type] = hyp_mul_##name##_avx512;
+#define ENTRY(name, type) t->mul[type] = ahead ? hyp_mul_##name##_ahead_avx512 : hyp_mul_##name##_avx512;
 
 void hyp_matmul_fill_avx512(hyp_table *t)
 {
+    const int ahead = is_intel();
     HYP_BLOCK_TYPES_AVX512(ENTRY)
     t->mul[HYP_F32] = hyp_mul_f32_avx512;
     t->mul[HYP_F16] = hyp_mul_f16_avx512;
