@@ -23,13 +23,31 @@ from .errors import (
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
     from .generation import Chunk, GenerationConfig, Model, load_model
     from .models import Session
+    from .scheduling import (
+        CheckpointStrategy,
+        DependencyType,
+        ExecutionMode,
+        ExecutionPlan,
+        ForwardScheduler,
+        LayerScheduler,
+        LayerSchedulerConfig,
+        MemoryEstimate,
+    )
     from .tokenizer import Tokenizer
 
 __version__ = "0.1.0"
 
 _LAZY: dict[str, str] = {
+    "CheckpointStrategy": "hyperion.scheduling",
     "Chunk": "hyperion.generation",
+    "DependencyType": "hyperion.scheduling",
+    "ExecutionMode": "hyperion.scheduling",
+    "ExecutionPlan": "hyperion.scheduling",
+    "ForwardScheduler": "hyperion.scheduling",
     "GenerationConfig": "hyperion.generation",
+    "LayerScheduler": "hyperion.scheduling",
+    "LayerSchedulerConfig": "hyperion.scheduling",
+    "MemoryEstimate": "hyperion.scheduling",
     "Model": "hyperion.generation",
     "Session": "hyperion.models",
     "Tokenizer": "hyperion.tokenizer",
@@ -37,16 +55,24 @@ _LAZY: dict[str, str] = {
 }  # public name: the module that has it
 
 __all__ = [
+    "CheckpointStrategy",
     "Chunk",
+    "DependencyType",
     "ErrorCode",
+    "ExecutionMode",
+    "ExecutionPlan",
     "FormatError",
+    "ForwardScheduler",
     "GenerationConfig",
     "HyperionError",
     "HyperionIOError",
     "HyperionMemoryError",
     "HyperionRuntimeError",
     "InvalidArgumentError",
+    "LayerScheduler",
+    "LayerSchedulerConfig",
     "MemoryBudgetError",
+    "MemoryEstimate",
     "Model",
     "Session",
     "Tokenizer",

@@ -60,6 +60,8 @@ cdef extern from "stream/ring.h" nogil:
     int hyp_ring_acquire(void *self, size_t piece, const uint8_t **panels)
     void hyp_ring_release(void *self, size_t piece)
     void hyp_ring_restart(hyp_ring *ring)
+    int hyp_ring_seek(hyp_ring *ring, size_t piece)
+    size_t hyp_ring_position(hyp_ring *ring)
     int64_t hyp_ring_failure(hyp_ring *ring, int *error)
     void hyp_ring_set_window(hyp_ring *ring, size_t slots)
     size_t hyp_ring_window(hyp_ring *ring)
@@ -74,7 +76,7 @@ cdef class File:
 cdef class Ring:
     cdef hyp_ring *c
     cdef hyp_ring_piece *pieces
-    cdef size_t n, next_piece
+    cdef size_t n
     cdef readonly size_t slots, slot_bytes
     cdef object memory
     cdef list files
@@ -82,4 +84,5 @@ cdef class Ring:
     # what a hyp_source calls, with `c` as its self
     cdef int (*acquire)(void *, size_t, const uint8_t **) noexcept nogil
     cdef void (*release)(void *, size_t) noexcept nogil
+    cpdef int seek(self, size_t piece) except -1
     cpdef int raise_failure(self) except -1

@@ -5,9 +5,11 @@ import os
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 
+from cpython.exc cimport PyErr_Occurred
+
 from hyperion._kernels.threads cimport check_signals, check_status
 
-from hyperion.errors import FormatError, HyperionIOError, HyperionMemoryError, InvalidArgumentError
+from hyperion.errors import FormatError, HyperionIOError, HyperionMemoryError, HyperionRuntimeError, InvalidArgumentError
 
 IO_MODES = {"direct": HYP_IO_DIRECT, "buffered": HYP_IO_BUFFERED, "auto": HYP_IO_AUTO}
 DIRECT_ALIGN = HYP_DIRECT_ALIGN
@@ -174,14 +176,13 @@ cdef class Ring:
 
     def restart(self):
         """Back to the first piece, after a pass that did not finish."""
-        self.next_piece = 0
         with nogil:
             hyp_ring_restart(self.c)
 
     def skim(self, double seconds):
         """Take pieces and give them back for about so long, to see how fast they come; ends between passes or within one."""
         cdef double end = hyp_seconds() + seconds
-        cdef size_t piece = self.next_piece
+        cdef size_t piece = hyp_ring_position(self.c)
         cdef const uint8_t *panels
         cdef int status = HYP_OK
         with nogil:
@@ -190,9 +191,25 @@ cdef class Ring:
                 if status == HYP_OK:
                     hyp_ring_release(self.c, piece)
                     piece = piece + 1 if piece + 1 < self.n else 0
-        self.next_piece = piece
         if status != HYP_OK:
             check_status(status, "reading weights") if status == HYP_CANCELLED else self.raise_failure()
+
+    cpdef int seek(self, size_t piece) except -1:
+        """Go on at a piece in the middle of the schedule: layers that are run again take their weights once more."""
+        cdef int status
+        with nogil:
+            status = hyp_ring_seek(self.c, piece)
+        if status == HYP_OK:
+            return 0
+        if PyErr_Occurred() is not NULL:  # set by the poll that cancelled
+            return -1
+        self.raise_failure()
+        raise HyperionRuntimeError(f"going to piece {piece} of {self.n} ended with status {status}")
+
+    @property
+    def position(self):
+        """The piece that has to be taken next; 0 before a pass."""
+        return hyp_ring_position(self.c)
 
     cpdef int raise_failure(self) except -1:
         """Raise what stopped the readers, if anything did."""

@@ -17,12 +17,24 @@ from hyperion._kernels.threads import Team
 from hyperion.errors import FormatError, HyperionRuntimeError, InvalidArgumentError
 from hyperion.formats import Container, open_container
 from hyperion.loading.progressive import ProgressiveLoader
-from hyperion.memory import MemoryBudget, MemoryStats, Reservation, allocate, available_memory, parse_size, process_budget
+from hyperion.memory import (
+    MemoryBudget,
+    MemoryStats,
+    Reservation,
+    allocate,
+    available_memory,
+    parse_size,
+    process_budget,
+)
 from hyperion.models.architectures import describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
+from hyperion.models.layers import EngineLayers, SteppedLayers
 from hyperion.models.prediction import Prediction, probe_compute, probe_stream
 from hyperion.models.session import Session
 from hyperion.models.weights import ModelWeights, layer_sizes
+from hyperion.scheduling.execution import LayerSchedulerConfig
+from hyperion.scheduling.forward import ForwardScheduler
+from hyperion.scheduling.layers import LayerScheduler
 from hyperion.scheduling.plan import MemoryPlan, ModelSizes, make_plan, pin_plan, smallest_budget
 from hyperion.tokenizer import Tokenizer
 
@@ -49,6 +61,8 @@ class Transformer:
     tokenizer : Tokenizer
     context_length : int
         Positions that a session can hold.
+    scheduler : LayerScheduler
+        What every pass goes through; it keeps or computes again the hidden states after any layer.
     """
 
     def __init__(
@@ -71,6 +85,7 @@ class Transformer:
         self._logits: Any = None
         self._reserved: dict[str, Reservation] = {}
         self._kv_reservation: Reservation | None = None
+        self.scheduler: Any = None
         self.path = os.fspath(path)
         self.threads = _thread_count(threads)
         self._io, self._kv_type = io, kv_type
@@ -119,6 +134,8 @@ class Transformer:
         )
         self.runtime.set_source(self._weights.ring)
         self._frequencies = rope_frequencies(self.config, self._weights.rope_factors)
+        self._layers = EngineLayers(self)
+        LayerScheduler(self, LayerSchedulerConfig(enable_checkpointing=False))  # sets self.scheduler
         self.loader = ProgressiveLoader(model=self)
 
     def _allocate_workspace(self) -> None:
@@ -274,6 +291,7 @@ class Transformer:
         """From the present plan to another one; back to the present one if a read fails."""
         weights, before = self._weights, self.plan
         assert weights is not None and self.budget.limit is not None
+        self.scheduler.drop_kept()
         self._release_workspace()
         self.runtime.set_source(None)
         self.budget.set_limit(max(limit, self.budget.limit))
@@ -329,6 +347,8 @@ class Transformer:
         total = sum(len(ids) for _, ids in queue)
         done = 0
         with self._lock:
+            self._layers.begin()
+            self.scheduler.begin_forward(total)
             while queue_left := [(i, s, ids) for i, (s, ids) in enumerate(queue) if len(ids)]:
                 rows = self.plan.logits_rows
                 batch = _cut(queue_left, rows, rows) if logits == "all" else _cut(queue_left, self.plan.chunk, rows)
@@ -363,25 +383,30 @@ class Transformer:
 
     def _pass(self, batch: list[Any], logits: str, queue: list[Any], results: list[np.ndarray]) -> None:
         """One pass over all layers for a cut of the work; the lock is held."""
-        weights = self._weights
-        assert weights is not None
         ids = np.concatenate([part for _, _, part in batch])
-        m = len(ids)
         lengths = [len(part) for _, _, part in batch]
         positions = np.concatenate([np.arange(len(s), len(s) + n, dtype=np.int64) for (_, s, _), n in zip(batch, lengths, strict=True)])
         sequences = np.repeat(np.arange(len(batch), dtype=np.int32), lengths)
-        caches = [session.cache for _, session, _ in batch]
-        x, scratch = self._workspace(m)
-        weights.embed(ids, x)
-        rotation = self._rotation(positions)
+        work = self._layers.make_pass([session for _, session, _ in batch], ids, positions, sequences)
+        work.row = self._layers.rows
+        work.finish = lambda work: self._head(batch, lengths, logits, queue, results, work.x)
+        finished = False
         try:
-            for layer, block in enumerate(weights.blocks):
-                self.runtime.block_forward(self.shape, block, layer, caches, positions, sequences, rotation, x, scratch)
-            self._head(batch, lengths, logits, queue, results, x)
-        except BaseException:
-            if weights.ring is not None:  # the pass did not finish: the stream starts anew
-                weights.ring.restart()
-            raise
+            self._layers.rewind_stream()
+            self.scheduler.run_pass(work)
+            finished = True
+        finally:
+            self._layers.end(work, finished=finished)
+
+    def layer_source(self) -> EngineLayers:
+        """The layers as a :class:`LayerScheduler` runs them."""
+        self._check_open()
+        return self._layers
+
+    def schedule_layers(self, graph: ForwardScheduler) -> None:
+        """Add the layers to a graph, for a sequence of its own that is evaluated step by step."""
+        self._check_open()
+        SteppedLayers(self, graph)
 
     def _head(self, batch: list[Any], lengths: list[int], logits: str, queue: list[Any], results: list[np.ndarray], x: np.ndarray) -> None:
         """Final norm and output matrix for the rows whose logits are wanted (one of them at least: the stream goes on)."""
@@ -497,6 +522,8 @@ class Transformer:
             session.close()
         with self._lock:
             self._closed = True
+            if self.scheduler is not None:
+                self.scheduler.drop_kept()
             if self._weights is not None:
                 self._weights.close()
                 self._weights = None

@@ -263,7 +263,9 @@ class ModelWeights:
         """Matrices over the pinned panels, and the ring's schedule for the others."""
         schedule = RingSchedule(plan.slot_bytes)
         layers: list[dict[str, Matrix]] = []
+        self.first_pieces: list[int] = []  # of the stream, by layer
         for layer, pinned in enumerate(self.pinned):
+            self.first_pieces.append(len(schedule.pieces))
             at = 0
             matrices = {}
             for name, m, n in zip(self._names(layer), self.sizes[layer].matrices, pinned.panels, strict=True):

@@ -6,74 +6,46 @@ model's blocks and a user's Python callables run through the same code.
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import heapq
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hyperion.errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
-from hyperion.memory import MemoryBudget, allocate, format_size, parse_size, process_budget
-from hyperion.scheduling.lifetimes import assign_offsets
+from hyperion.memory import MemoryBudget, Reservation, allocate, format_size, parse_size, process_budget
+from hyperion.scheduling.graph import Buffer, DependencyType, ExecutionMode, Layer, LayerGraph
 
 __all__ = ["DependencyType", "ExecutionMode", "ForwardScheduler"]
 
 
-class ExecutionMode(enum.IntEnum):
-    """How much of a model is in memory while it runs.
-
-    NORMAL: all of it. MEMORY_OPT: weights and outputs only while they are needed. STREAMING: the input goes through in
-    chunks. ADAPTIVE: chosen by the memory limit, and for an open model by the measured disk and compute time.
-    """
-
-    NORMAL = 0
-    MEMORY_OPT = 1
-    STREAMING = 2
-    ADAPTIVE = 3
-
-
-class DependencyType(enum.IntEnum):
-    """What an edge brings: nothing (NONE), the layer's input (SEQUENTIAL), something added to its output (RESIDUAL), or a
-    further argument (ATTENTION)."""
-
-    NONE = 0
-    SEQUENTIAL = 1
-    RESIDUAL = 2
-    ATTENTION = 3
-
-
-@dataclasses.dataclass
-class Layer:
-    """One node. `steps` is (position in the order, position of the last layer that uses its output)."""
-
-    index: int
-    function: Callable[..., Any] | None
-    output_size: int
-    in_place: bool
-    edges: list[tuple[int, DependencyType]] = dataclasses.field(default_factory=list)
-    users: int = 0
-    keep: bool = False
-    offset: int = -1
-    output: Any = None
-    executed: bool = False
-    pending: int = 0
-
-
-class ForwardScheduler:
+class ForwardScheduler(LayerGraph):
     """Orders layers by their dependencies, gives every output a buffer, and frees or reuses it after its last use.
 
     Parameters
     ----------
     model : optional
-        An open model (its blocks become the layers) or a :class:`~hyperion.MappedModel` (its layers' weights are released
-        after use in MEMORY_OPT); None for layers given with :meth:`add_layer`.
+        An open model (its layers become the graph's: 0 the embedding, then the blocks, then the output head), or a
+        :class:`~hyperion.MappedModel` (a layer's weights are released after use in MEMORY_OPT); None for layers given with
+        :meth:`add_layer` alone.
     mode : ExecutionMode
     max_memory : int or str
-        The most that output buffers may take; 0 sets no limit.
+        The most that the outputs' buffers may take; 0 sets no limit but the ledger's.
     budget : MemoryBudget, optional
-        The ledger that buffers are reserved in; the process's by default.
+        The ledger that buffers are reserved in; an open model's own, otherwise the process's.
+    poison_freed : bool
+        Fill freed buffers with NaN, to find functions that use what they should not.
+
+    Attributes
+    ----------
+    layers : dict of int to Layer
+    order : list of int
+        In which the layers run; empty before :meth:`prepare`.
+    active_mode : ExecutionMode
+        What runs: the mode, or for ADAPTIVE the one that was chosen.
+    executed_layers : int
+        Layers that ran so far, in all passes.
+    max_rows : int
+        The most rows that STREAMING takes at a time; 0 for as many as the limit holds.
     """
 
     def __init__(
@@ -83,71 +55,33 @@ class ForwardScheduler:
         max_memory: int | str = 0,
         *,
         budget: MemoryBudget | None = None,
+        poison_freed: bool = False,
     ) -> None:
+        super().__init__()
         self.model = model
-        self.mode = ExecutionMode(mode)
+        try:
+            self.mode = ExecutionMode(mode)
+        except ValueError:
+            raise InvalidArgumentError(f"mode is an ExecutionMode, not {mode!r}") from None
+        self.active_mode = self.mode
         self.max_memory = parse_size(max_memory)
-        self.budget = budget if budget is not None else process_budget()
-        self.layers: dict[int, Layer] = {}
-        self.order: list[int] = []
+        own = getattr(model, "budget", None)
+        self.budget = budget or (own if isinstance(own, MemoryBudget) else process_budget())
+        self.poison_freed = poison_freed
         self.executed_layers = 0
-        self._next = 0
-        self._arena: Any = None
-        self._arena_bytes = 0
-        self._live = self._peak = 0
+        self.max_rows = 0
+        self.on_reset: Callable[[], None] | None = None
+        self.on_close: Callable[[], None] | None = None
         self._closed = False
-        if model is not None and hasattr(model, "schedule_layers"):
+        self._arena: Any = None
+        self._bytes: np.ndarray | None = None
+        self._arena_bytes = 0
+        self._placed: tuple[ExecutionMode, int, int] | None = None
+        self._live = self._peak = 0
+        self._clear_pass()
+        self._release_weights = getattr(model, "release_layer_weights", None)
+        if hasattr(model, "schedule_layers"):
             model.schedule_layers(self)
-
-    # ---- building the graph --------------------------------------------------------------------------------------
-
-    def add_layer(
-        self,
-        index: int,
-        fn: Callable[..., Any] | None = None,
-        *,
-        depends_on: int = -1,
-        dep_type: DependencyType = DependencyType.SEQUENTIAL,
-        output_size: int = 0,
-        in_place: bool = False,
-    ) -> None:
-        """Add a layer, or a dependency to one that is there.
-
-        Parameters
-        ----------
-        index : int
-            The layer's number, 0 or more.
-        fn : callable, optional
-            Called as ``fn(x, *others)`` with the output of its SEQUENTIAL edge (for a layer without one the pass's input)
-            and of its ATTENTION edges, in the order in which they were added. It returns an array of at most
-            `output_size` bytes. RESIDUAL outputs are added to what it returns. None passes its input on.
-        depends_on : int
-            The layer whose output it uses; -1 for none.
-        output_size : int
-            Bytes of its output.
-        in_place : bool
-            The function returns its input, changed: no buffer of its own is needed.
-        """
-        self._check_open()
-        for name, value, least in (("index", index, 0), ("depends_on", depends_on, -1), ("output_size", output_size, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InvalidArgumentError(f"{name} is {value!r}, expected an integer of {least} or more")
-        if fn is not None and not callable(fn):
-            raise InvalidArgumentError(f"layer {index}: fn is {type(fn).__name__}, expected a callable or None")
-        layer = self.layers.get(index)
-        if layer is None:
-            layer = self.layers[index] = Layer(index, fn, output_size, in_place)
-        else:
-            layer.function = fn if fn is not None else layer.function
-            layer.output_size = max(layer.output_size, output_size)
-            layer.in_place = layer.in_place or in_place
-        kind = DependencyType(dep_type)
-        if depends_on >= 0 and kind is not DependencyType.NONE:
-            if kind is DependencyType.SEQUENTIAL and any(k is kind and d != depends_on for d, k in layer.edges):
-                raise InvalidArgumentError(f"layer {index} has its input from two layers; other edges are RESIDUAL or ATTENTION")
-            if (depends_on, kind) not in layer.edges:
-                layer.edges.append((depends_on, kind))
-        self.order = []
 
     def prepare(self) -> None:
         """Check the graph, fix the order, and place every output.
@@ -160,74 +94,101 @@ class ForwardScheduler:
             If the outputs that are alive together pass `max_memory`, or the ledger does not hold them.
         """
         self._check_open()
-        for layer in self.layers.values():
-            missing = [d for d, _ in layer.edges if d not in self.layers]
-            if missing:
-                raise InvalidArgumentError(f"layer {layer.index} depends on layer {missing[0]}, which was not added")
-        self.order = self._topological()
-        self._place()
         self.reset()
+        self._connect()
+        self.order = self._topological()
+        self._sequence = [self.layers[i] for i in self.order]
+        self._placed = None
+        if not self._waits_for_input():
+            self._place(0, 0)
+        else:
+            if self._by_rows and self.max_memory:
+                self._check_limit(self._outputs(ExecutionMode.MEMORY_OPT, 1, 1))
+            self.active_mode = self._choose_mode(1 if self._by_rows else 0)
+        self._prepared = True
 
-    def _topological(self) -> list[int]:
-        """Kahn's algorithm; of several layers that could run the one with the lowest number does."""
-        waiting = {i: len({d for d, _ in layer.edges}) for i, layer in self.layers.items()}
-        users: dict[int, list[int]] = {i: [] for i in self.layers}
-        for i, layer in self.layers.items():
-            for d in {d for d, _ in layer.edges}:
-                users[d].append(i)
-        ready = [i for i, n in waiting.items() if n == 0]
-        heapq.heapify(ready)
-        order = []
-        while ready:
-            i = heapq.heappop(ready)
-            order.append(i)
-            self.layers[i].users = len(users[i])
-            for user in users[i]:
-                waiting[user] -= 1
-                if waiting[user] == 0:
-                    heapq.heappush(ready, user)
-        if len(order) < len(self.layers):
-            raise InvalidArgumentError(f"the layers {sorted(i for i, n in waiting.items() if n)} depend on each other in a cycle")
-        return order
+    def _waits_for_input(self) -> bool:
+        """Whether sizes or the mode depend on the number of rows of the input."""
+        if self._by_rows or self.mode is ExecutionMode.STREAMING:
+            return True
+        return self.mode is ExecutionMode.ADAPTIVE and bool(self._sequence) and all(layer.rowwise for layer in self._sequence)
 
-    def _lifetimes(self) -> list[tuple[int, int, int, int]]:
-        """(first step, last step, bytes, layer) of every output that needs a buffer."""
-        step = {i: n for n, i in enumerate(self.order)}
-        last = {i: step[i] for i in self.order}
-        for i in self.order:
-            for d, _ in self.layers[i].edges:
-                last[d] = max(last[d], step[i])
-        if self.mode is ExecutionMode.NORMAL:
-            last = dict.fromkeys(last, len(self.order))
-        root = {}
-        for i in self.order:  # a layer that works in place lives in its input's buffer
-            layer = self.layers[i]
-            source = next((d for d, k in layer.edges if k is DependencyType.SEQUENTIAL), None)
-            shares = layer.in_place and source is not None and self.layers[source].users == 1 and not self.layers[source].keep
-            root[i] = root[source] if shares and source is not None else i
-        spans: dict[int, list[int]] = {}
-        for i in self.order:
-            layer = self.layers[i]
-            end = len(self.order) if layer.keep or layer.users == 0 else last[i]
-            span = spans.setdefault(root[i], [step[root[i]], end, 0])
-            span[1], span[2] = max(span[1], end), max(span[2], layer.output_size)
-        self._root = root
-        return [(a, b, n, i) for i, (a, b, n) in spans.items() if n]
+    # ---- buffers -------------------------------------------------------------------------------------------------
 
-    def _place(self) -> None:
-        spans = self._lifetimes()
-        offsets, total = assign_offsets([(a, b, n) for a, b, n, _ in spans])
-        if self.max_memory and total > self.max_memory:
+    def _outputs(self, mode: ExecutionMode, rows: int, total: int) -> int:
+        """Bytes of the outputs that are alive together, without what aligns them; in STREAMING with the results."""
+        nbytes = self._layout(mode, rows, total, align=1)[1]
+        if mode is ExecutionMode.STREAMING:
+            nbytes += sum(layer.bytes_for(total, total) for layer in self._sequence if layer.stays)
+        return nbytes
+
+    def _choose_mode(self, rows: int) -> ExecutionMode:
+        """The mode, or what ADAPTIVE means for an input of so many rows (0: sizes do not depend on them)."""
+        if self.mode is not ExecutionMode.ADAPTIVE:
+            return self.mode
+        limit = self.max_memory or self.budget.available + self._arena_bytes
+        cuttable = all(layer.rowwise for layer in self._sequence)
+        streamed = not getattr(getattr(self.model, "plan", None), "resident", True)
+        share = getattr(getattr(self.model, "scheduler", None), "disk_share", None)
+        if streamed and cuttable and share is not None and share < 0.5:  # chunks cost nothing: weights are there in time
+            return ExecutionMode.STREAMING
+        if not streamed and self._outputs(ExecutionMode.NORMAL, rows, rows) <= limit:
+            return ExecutionMode.NORMAL
+        if not cuttable or self._outputs(ExecutionMode.MEMORY_OPT, rows, rows) <= limit:
+            return ExecutionMode.MEMORY_OPT
+        return ExecutionMode.STREAMING
+
+    def _check_limit(self, nbytes: int) -> None:
+        if self.max_memory and nbytes > self.max_memory:
             raise MemoryBudgetError(
-                f"the outputs that are alive together take {format_size(total)}, the limit is {format_size(self.max_memory)}",
-                smallest=total,
+                f"the outputs that are alive together take {format_size(nbytes)} ({nbytes} bytes), "
+                f"the limit is {format_size(self.max_memory)}",
+                limit=self.max_memory,
+                smallest=nbytes,
             )
-        for (_, _, _, i), offset in zip(spans, offsets, strict=True):
-            self.layers[i].offset = offset
-        if total != self._arena_bytes:
+
+    def _place(self, rows: int, total: int) -> None:
+        """Buffers for an input of so many rows; 0 where sizes do not depend on the input."""
+        mode = self._choose_mode(total)
+        if mode is ExecutionMode.STREAMING:
+            rows = self._chunk_rows(total)
+        self._rows = rows
+        if self._placed == (mode, rows, total):
+            return
+        self._placed = None
+        self._check_limit(self._outputs(mode, rows, total))
+        offsets, nbytes = self._layout(mode, rows, total)
+        for index, offset in offsets.items():
+            self.layers[index].offset = offset
+        if nbytes != self._arena_bytes:
             self._free_arena()
-            self._arena = allocate(self.budget, "layer outputs", total) if total else None
-            self._arena_bytes = total
+            if nbytes:
+                self._arena = allocate(self.budget, "layer outputs", nbytes)
+                self._bytes = np.frombuffer(self._arena, np.uint8)
+            self._arena_bytes = nbytes
+        self.active_mode, self._placed = mode, (mode, rows, total)
+
+    def _chunk_rows(self, total: int) -> int:
+        """The most rows whose buffers fit the limit beside the results; 1 if not even those of one do."""
+        limit = self.max_memory or self.budget.available + self._arena_bytes
+        low, high = 1, max(1, min(total, self.max_rows or total))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._outputs(ExecutionMode.STREAMING, middle, total) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _view(self, layer: Layer, like: np.ndarray) -> np.ndarray:
+        """The layer's buffer as an array of the shape and type of another."""
+        if like.dtype.hasobject:
+            raise InvalidArgumentError(f"layer {layer.index} gave an array of Python objects; buffers hold numbers")
+        if like.nbytes > layer.size:
+            raise InvalidArgumentError(f"layer {layer.index} gave {like.nbytes} bytes, there is room for {layer.size}: its output_size")
+        assert self._bytes is not None
+        at = layer.root.offset
+        return self._bytes[at : at + like.nbytes].view(like.dtype).reshape(like.shape)
 
     # ---- running -------------------------------------------------------------------------------------------------
 
@@ -237,103 +198,211 @@ class ForwardScheduler:
         Parameters
         ----------
         input : array, optional
-            The pass's input, for layers without a SEQUENTIAL edge.
+            The pass's input, for layers without a SEQUENTIAL edge; remembered for the rest of the pass.
         output : array, optional
-            Where a copy of the layer's output goes.
+            Where a copy of the layer's output goes; in STREAMING the rows of the present chunk.
 
         Returns
         -------
         int or None
-            The layer that ran, None at the end.
+            The layer that ran, None at the end. In STREAMING every layer runs once for each chunk.
+
+        Raises
+        ------
+        HyperionRuntimeError
+            If the graph was changed after it was prepared.
+        InvalidArgumentError
+            If an output is larger than its `output_size`. Whatever a layer's function raises is passed on; the pass can
+            be continued with that layer, unless it works in place.
         """
         self._check_open()
-        if self.layers and not self.order:
+        if not self._prepared:
+            if not self.layers:
+                return None
             raise HyperionRuntimeError("the graph has changed or was never prepared: call prepare_forward_pass first")
-        if self._next >= len(self.order):
+        if input is not None and self._first < 0:
+            self._input = input
+        if self._next == 0 and self._first < 0:
+            self._begin()
+        if self._next >= len(self._sequence) and not self._next_chunk():
             return None
-        layer = self.layers[self.order[self._next]]
-        layer.output = self._run(layer, input)
-        layer.executed = True
+        layer = self._sequence[self._next]
+        self._step(layer)
+        if output is not None:
+            self._copy(layer, output)
+        self._settle(layer)
+        return layer.index
+
+    def _begin(self) -> None:
+        """Place buffers where they depend on the input; cut it in STREAMING."""
+        self._part = self._input
+        if not self._waits_for_input():
+            return
+        if self._input is None or np.ndim(self._input) == 0 or len(self._input) == 0:
+            raise InvalidArgumentError("the pass needs an input with one row or more along its first axis")
+        self._total = len(self._input)
+        self._place(self._total, self._total)
+        if self.active_mode is ExecutionMode.STREAMING:
+            self._first = 0
+            self._part = self._input[: self._rows]
+
+    def _next_chunk(self) -> bool:
+        if self._first < 0 or self._first + self._rows >= self._total:
+            return False
+        self._first += self._rows
+        self._part = self._input[self._first : self._first + self._rows]
+        self._next = 0
+        return True
+
+    def _step(self, layer: Layer) -> None:
+        """Run one layer and account for its output."""
+        source = layer.source
+        given = first = (self._input if self._first < 0 else self._part) if source is None else source.output
+        if layer.in_place and not layer.shares:
+            first = self._own_copy(layer, first)
+        if layer.function is None:
+            result = first
+        elif layer.others:
+            result = layer.function(first, *[d.output for d in layer.others])
+        else:
+            result = layer.function(first)
+        if layer.size or layer.residuals:
+            result = self._store(layer, result)
+        elif self._bytes is not None and isinstance(result, np.ndarray) and np.may_share_memory(result, self._bytes):
+            result = result.copy()  # it would not live as long as the layer's output
+        if layer.shares or (source is not None and result is given):
+            buffer = source.buffer if source is not None else None
+        else:
+            buffer = Buffer(layer.size or (getattr(result, "nbytes", 0) if result is not given else 0))
+            self._live += buffer.nbytes
+            self._peak = max(self._peak, self._live)
+        if buffer is not None:
+            buffer.holders += 1
+        layer.output, layer.buffer = result, buffer
+        layer.executed = self._first < 0 or self._first + self._rows >= self._total
         layer.pending = layer.users
         self._next += 1
         self.executed_layers += 1
-        self._account(layer)
-        if output is not None:
-            np.copyto(np.asarray(output), layer.output)
-        for d in {d for d, _ in layer.edges}:
-            used = self.layers[d]
-            used.pending -= 1
-            if used.pending == 0 and not used.keep and self.mode is not ExecutionMode.NORMAL:
-                self._drop(used)
-        return layer.index
 
-    def _run(self, layer: Layer, input: Any) -> Any:
-        first = input
-        others, residuals = [], []
-        for d, kind in layer.edges:
-            value = self.layers[d].output
-            if value is None and self.layers[d].output_size:
-                raise HyperionRuntimeError(f"layer {layer.index} needs the output of layer {d}, which was freed")
-            if kind is DependencyType.SEQUENTIAL:
-                first = value
-            elif kind is DependencyType.RESIDUAL:
-                residuals.append(value)
-            else:
-                others.append(value)
-        result = first if layer.function is None else layer.function(first, *others)
-        if result is None or (result is first and layer.in_place and not residuals):
-            return result
-        return self._store(layer, np.asarray(result), residuals)
-
-    def _store(self, layer: Layer, result: np.ndarray, residuals: list[np.ndarray]) -> np.ndarray:
-        """The result, plus its residuals, in the layer's buffer."""
-        if result.nbytes > layer.output_size:
-            raise InvalidArgumentError(
-                f"layer {layer.index} gave {result.nbytes} bytes, its output_size is {layer.output_size}"
-            )
-        if layer.output_size == 0:
-            return result
-        offset = self.layers[self._root[layer.index]].offset
-        view = np.frombuffer(self._arena.view, np.uint8, result.nbytes, offset).view(result.dtype).reshape(result.shape)
-        if not np.shares_memory(view, result) or view.ctypes.data != result.ctypes.data:
-            np.copyto(view, result)
-        for r in residuals:
-            np.add(view, r, out=view)
+    def _own_copy(self, layer: Layer, first: Any) -> Any:
+        """A copy for a layer that works in place on what is still needed."""
+        if first is None:
+            return None
+        first = np.asarray(first)
+        if not layer.size:
+            return first.copy()
+        view = self._view(layer, first)
+        np.copyto(view, first)
         return view
 
-    def _account(self, layer: Layer) -> None:
-        owned = layer.offset >= 0 and layer.output is not None
-        self._live += layer.output_size if owned else 0
-        self._peak = max(self._peak, self._live)
+    def _store(self, layer: Layer, result: Any) -> np.ndarray:
+        """The result, plus its residuals, in the layer's buffer."""
+        array = np.asarray(result)
+        if layer.size:
+            target = self._view(layer, array)
+            if target.ctypes.data != array.ctypes.data or target.strides != array.strides:
+                np.copyto(target, array)
+        else:
+            target = array.copy()
+        for d in layer.residuals:
+            try:
+                np.add(target, d.output, out=target)
+            except (TypeError, ValueError) as error:
+                what = f"the output of layer {d.index} cannot be added to that of layer {layer.index}"
+                raise InvalidArgumentError(f"{what}: {error}") from None
+        return target
+
+    def _copy(self, layer: Layer, output: Any) -> None:
+        """The layer's output, or the present chunk's rows of it, to where the caller wants it."""
+        target = np.asarray(output)
+        if self._first >= 0:
+            target = target[self._first : self._first + len(self._part)]
+        try:
+            np.copyto(target, layer.output)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError(f"the output of layer {layer.index} does not fit where it should go: {error}") from None
+
+    def _settle(self, layer: Layer) -> None:
+        """Free what was used for the last time."""
+        normal, streaming = self.active_mode is ExecutionMode.NORMAL, self._first >= 0
+        for d in layer.sources:
+            d.pending -= 1
+            if d.pending == 0 and (d.unneeded or not (normal or d.keep) or streaming):
+                self._drop(d)
+        if streaming and layer.stays:
+            self._collect(layer)
+        if layer.users == 0 and (layer.unneeded or streaming):
+            self._drop(layer)
+        if self._release_weights is not None and not normal and layer.executed:
+            self._release_weights(layer.index)
+
+    def _collect(self, layer: Layer) -> None:
+        """STREAMING: the chunk's rows of an output that stays, at their place in the whole."""
+        part, rows = np.asarray(layer.output), len(self._part)
+        if part.ndim == 0 or len(part) != rows:
+            raise InvalidArgumentError(f"layer {layer.index} gave shape {part.shape} for {rows} rows; STREAMING needs a row for each")
+        whole = self._collected.get(layer.index)
+        if whole is None:
+            nbytes = part.nbytes // rows * self._total
+            if self._results is None:
+                self._results = self.budget.reserve("layer outputs", 0)
+            self._results.resize(self._results.nbytes + nbytes)
+            whole = self._collected[layer.index] = np.empty((self._total, *part.shape[1:]), part.dtype)
+            self._live += nbytes
+            self._peak = max(self._peak, self._live)
+        whole[self._first : self._first + rows] = part
 
     def _drop(self, layer: Layer) -> None:
-        if layer.output is not None:
-            layer.output = None
-            self._live -= layer.output_size if layer.offset >= 0 else 0
+        buffer, layer.buffer, layer.output = layer.buffer, None, None
+        if buffer is None:
+            return
+        buffer.holders -= 1
+        if buffer.holders == 0:
+            self._live -= buffer.nbytes
+            if self.poison_freed and layer.size and self._bytes is not None:
+                self._bytes[layer.root.offset : layer.root.offset + layer.size] = 0xFF
 
     def run(self, input: Any = None) -> Any:
-        """Reset, run every layer, and return the last one's output."""
+        """Reset, run every layer, and return the output of the last one, as :meth:`get_output` does."""
         self.reset()
         last = None
         while (index := self.execute_next(input)) is not None:
             last = index
-        return self.layers[last].output if last is not None else None
+        return None if last is None or self.layers[last].unneeded else self.get_output(last)
 
     def reset(self) -> None:
         """Forget what has run; buffers stay for the next pass."""
-        self._next = 0
+        for layer in self._sequence:
+            layer.output = layer.buffer = None
+            layer.executed, layer.pending = False, 0
         self._live = 0
-        for layer in self.layers.values():
-            layer.output, layer.executed, layer.pending = None, False, 0
+        if self._results is not None:
+            self._results.release()
+        self._clear_pass()
+        if self.on_reset is not None:
+            self.on_reset()
+
+    def _clear_pass(self) -> None:
+        self._next = 0
+        self._input: Any = None
+        self._part: Any = None
+        self._first, self._rows, self._total = -1, 0, 0
+        self._collected: dict[int, np.ndarray] = {}
+        self._results: Reservation | None = None
 
     # ---- asking --------------------------------------------------------------------------------------------------
 
     def is_executed(self, index: int) -> bool:
-        """Whether a layer has run in this pass."""
+        """Whether a layer has run in this pass; in STREAMING for all of the input."""
         return self._layer(index).executed
 
     def get_output(self, index: int) -> Any:
         """A layer's output in this pass.
+
+        Returns
+        -------
+        ndarray
+            In the graph's buffer, where it lies until the next pass: copy what should stay.
 
         Raises
         ------
@@ -341,18 +410,22 @@ class ForwardScheduler:
             If the layer has not run, or its output was freed.
         """
         layer = self._layer(index)
+        if layer.index in self._collected and layer.executed:
+            return self._collected[layer.index]
         if layer.output is None:
             raise HyperionRuntimeError(f"the output of layer {index} {'was freed' if layer.executed else 'does not exist yet'}")
         return layer.output
 
-    def keep_output(self, index: int, keep: bool = True) -> None:
-        """Keep a layer's output to the end of the pass; takes effect with the next prepare."""
-        self._layer(index).keep = keep
-        self.order = []
-
     def mark_output_unneeded(self, index: int) -> None:
-        """Free a layer's output now, whoever would still use it."""
-        self._drop(self._layer(index))
+        """The caller does not need a layer's output: it is freed as soon as the last layer that uses it has run."""
+        layer = self._layer(index)
+        layer.unneeded, layer.keep = True, False
+        whole = self._collected.pop(layer.index, None)
+        if whole is not None and self._results is not None:
+            self._live -= whole.nbytes
+            self._results.resize(self._results.nbytes - whole.nbytes)
+        if layer.buffer is not None and layer.pending == 0:
+            self._drop(layer)
 
     @property
     def memory_usage(self) -> int:
@@ -370,12 +443,14 @@ class ForwardScheduler:
         return self._arena_bytes
 
     def optimal_batch_size(self, input_size: int, output_size: int, max_batch_size: int) -> int:
-        """How many items of a batch fit the memory limit together with the graph's own buffer; at least 1.
+        """How many items of a batch fit the memory limit, each with the graph's own outputs.
 
         Parameters
         ----------
         input_size, output_size : int
             Bytes of one item.
+        max_batch_size : int
+            The most that is wanted.
 
         Raises
         ------
@@ -383,33 +458,42 @@ class ForwardScheduler:
             If not even one does.
         """
         for name, value in (("input_size", input_size), ("output_size", output_size), ("max_batch_size", max_batch_size)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < (name == "max_batch_size"):
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < (name == "max_batch_size"):
                 raise InvalidArgumentError(f"{name} is {value!r}, expected a count of bytes or items")
-        limit = self.max_memory or self.budget.available
-        item = input_size + output_size + self._arena_bytes
+        limit = self.max_memory or self.budget.available + self._arena_bytes
+        item = int(input_size) + int(output_size) + self._item_bytes()
         if item > limit:
-            raise MemoryBudgetError(f"one item takes {format_size(item)}, the limit is {format_size(limit)}", smallest=item)
-        return max(1, min(max_batch_size, limit // item if item else max_batch_size))
+            raise MemoryBudgetError(
+                f"one item takes {format_size(item)}, the limit is {format_size(limit)}", limit=limit, smallest=item
+            )
+        return int(min(max_batch_size, limit // item)) if item else int(max_batch_size)
 
-    def _layer(self, index: int) -> Layer:
-        if index not in self.layers:
-            raise InvalidArgumentError(f"there is no layer {index}; the layers are {sorted(self.layers)[:8]} ...")
-        return self.layers[index]
+    def _item_bytes(self) -> int:
+        """Bytes of the graph's outputs for one item: what prepare placed, or one row of it."""
+        if not self._prepared or not self._sequence:
+            return 0
+        if not self._by_rows:
+            return self._arena_bytes
+        return self._outputs(ExecutionMode.MEMORY_OPT, 1, 1)
 
     def _check_open(self) -> None:
         if self._closed:
             raise HyperionRuntimeError("the scheduler is closed")
 
     def _free_arena(self) -> None:
+        self._bytes = None
         if self._arena is not None:
             self._arena.close()
-            self._arena, self._arena_bytes = None, 0
+        self._arena, self._arena_bytes = None, 0
 
     def close(self) -> None:
         """Give the buffers back; closing twice is allowed."""
-        self.reset()
-        self._free_arena()
-        self._closed = True
+        if not self._closed:
+            self.reset()
+            self._free_arena()
+            self._closed = True
+            if self.on_close is not None:
+                self.on_close()
 
     def __enter__(self) -> ForwardScheduler:
         return self

@@ -266,19 +266,48 @@ void hyp_ring_release(void *self, size_t piece)
     hyp_unlock(&r->lock);
 }
 
-void hyp_ring_restart(hyp_ring *r)
+/* Drop what was read ahead and go on at a chunk; the ring runs in this process. */
+static void go_to(hyp_ring *r, size_t chunk)
 {
-    if (!r->started || r->process != hyp_process_id()) return;
     hyp_lock(&r->lock);
     r->pause = 1;
     while (r->busy) hyp_wait(&r->filled, &r->lock);
     memset(r->slot, 0, r->slots * sizeof *r->slot);
-    r->next_fill = r->next_use = 0;
-    r->pass = 0, r->expected = 0;
+    r->next_fill = r->next_use = chunk;
+    r->pass = 0, r->expected = r->first[chunk];
     r->failed_piece = -1;
     r->pause = 0;
     hyp_wake_all(&r->freed);
     hyp_unlock(&r->lock);
+}
+
+void hyp_ring_restart(hyp_ring *r)
+{
+    if (r->started && r->process == hyp_process_id()) go_to(r, 0);
+}
+
+int hyp_ring_seek(hyp_ring *r, size_t piece)
+{
+    if (piece >= r->n) return HYP_ERROR_RUNTIME;
+    int status = ensure_started(r);
+    if (status != HYP_OK) return status;
+    go_to(r, r->pieces[piece].chunk);
+    for (size_t i = r->first[r->pieces[piece].chunk]; i < piece; i++) { /* they share the piece's slot */
+        const uint8_t *panels;
+        status = hyp_ring_acquire(r, i, &panels);
+        if (status != HYP_OK) return status;
+        hyp_ring_release(r, i);
+    }
+    return HYP_OK;
+}
+
+size_t hyp_ring_position(hyp_ring *r)
+{
+    if (!r->started || r->process != hyp_process_id()) return 0; /* the first piece taken starts the readers */
+    hyp_lock(&r->lock);
+    const size_t piece = r->expected;
+    hyp_unlock(&r->lock);
+    return piece;
 }
 
 int64_t hyp_ring_failure(hyp_ring *r, int *error)

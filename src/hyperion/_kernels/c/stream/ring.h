@@ -42,6 +42,13 @@ void hyp_ring_release(void *self, size_t piece);
 /* Go back to the start of the schedule, after a pass that was not finished; reads under way are waited for. */
 void hyp_ring_restart(hyp_ring *ring);
 
+/* Go on at a piece in the middle of the schedule: layers that are run again take their weights once more. What was read
+ * ahead is dropped, reads under way are waited for. */
+int hyp_ring_seek(hyp_ring *ring, size_t piece);
+
+/* The piece that has to be taken next. */
+size_t hyp_ring_position(hyp_ring *ring);
+
 /* What went wrong: the piece and errno (0: the file ended early, -1: the file has changed); -1 where nothing did. */
 int64_t hyp_ring_failure(hyp_ring *ring, int *error);
 
