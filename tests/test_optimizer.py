@@ -1,5 +1,7 @@
 """The memory optimizer: live models moved between budgets, temporaries that share an arena."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,10 +13,8 @@ IDS = list(range(5, 45))
 
 
 def resident_bytes():
-    for line in open("/proc/self/smaps_rollup"):
-        if line.startswith("Rss:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
 
 
 def test_a_model_moves_down_and_up_and_memory_is_returned(shared):

@@ -12,7 +12,7 @@ from hyperion._kernels import stream
 from hyperion.memory import process_budget
 from hyperion.scheduling import LayerSize, MatrixSize, ModelSizes, make_plan
 
-IDS = [(7 * i) % 2000 + 3 for i in range(70)]
+IDS = [(7 * i) % 2000 + 3 for i in range(40)]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ def test_same_bits_in_every_budget(path, expected, share, io):
         assert model.plan.total <= model.plan.budget
         np.testing.assert_array_equal(model.logits(IDS), expected)
         with model.session() as session:
-            rows = [session.eval(IDS[:50]), *(session.eval([t]) for t in IDS[50:])]
-        np.testing.assert_array_equal(np.stack(rows), expected[49:])
+            rows = [session.eval(IDS[:30]), *(session.eval([t]) for t in IDS[30:])]
+        np.testing.assert_array_equal(np.stack(rows), expected[29:])
         assert model.memory_stats.peak_usage <= model.plan.budget
 
 
@@ -131,7 +131,7 @@ def test_a_file_that_changes_while_it_is_streamed_is_an_error(path, tmp_path, ho
             with open(copy, "r+b") as file:
                 file.seek(1_000_000)
                 file.write(b"\0" * 64)
-        with pytest.raises(hyperion.HyperionIOError, match="changed, replaced or truncated|ended early"):
+        with pytest.raises(hyperion.HyperionIOError, match="changed|replaced|truncated|ended early"):
             for _ in range(10):
                 model.logits(IDS[:4])
 
