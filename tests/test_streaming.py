@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +117,7 @@ def test_a_failed_read_while_loading_gives_everything_back(path, nth):
     hyperion.load_model(path).close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be replaced here")
 @pytest.mark.parametrize("how", ["truncate", "replace", "overwrite"])
 def test_a_file_that_changes_while_it_is_streamed_is_an_error(path, tmp_path, how):
     copy = tmp_path / "model.gguf"
@@ -136,6 +138,7 @@ def test_a_file_that_changes_while_it_is_streamed_is_an_error(path, tmp_path, ho
                 model.logits(IDS[:4])
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads and descriptors are counted in /proc")
 def test_readers_end_with_the_model(path):
     for _ in range(3):  # threads of the tokenizer library and the like
         with streamed(path, 0.2, context_length=64) as model:
@@ -150,6 +153,7 @@ def test_readers_end_with_the_model(path):
     assert process_budget().used == used
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_streams_on_its_own(path, expected):
     with streamed(path, 0.3, context_length=256) as model:
         model.logits(IDS[:5])
