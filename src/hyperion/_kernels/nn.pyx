@@ -208,7 +208,8 @@ cdef class Runtime:
         if ring is None:
             self.c.source.self = NULL
         else:
-            self.c.source.self, self.c.source.acquire, self.c.source.release = <void *>ring.c, ring.acquire, ring.release
+            self.c.source.self = <void *>ring.c
+            self.c.source.acquire, self.c.source.release = ring.acquire, ring.release
 
     @property
     def level_name(self):
@@ -232,7 +233,8 @@ cdef class Runtime:
             raise InvalidArgumentError(
                 f"x [{x.shape[0]}, {x.shape[1]}], positions [{positions.shape[0]}], sequences [{sequences.shape[0]}] "
                 f"and rotation [{rotation.shape[0]}, {rotation.shape[1]}] do not describe one batch")
-        if <size_t>scratch.shape[0] < hyp_block_scratch(&shape.c, m, self.c.threads.size(self.c.team)) or <size_t>&scratch[0] % 64:
+        cdef size_t needed = hyp_block_scratch(&shape.c, m, self.c.threads.size(self.c.team))
+        if <size_t>scratch.shape[0] < needed or <size_t>&scratch[0] % 64:
             raise InvalidArgumentError("the scratch is too small or not aligned to 64 bytes")
         cdef hyp_cache *c = <hyp_cache *>calloc(n + 1, sizeof(hyp_cache))
         if c is NULL:

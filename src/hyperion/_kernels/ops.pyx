@@ -5,7 +5,6 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from hyperion._kernels.dispatch cimport (
-    HYP_KV_TILE,
     hyp_attn_args,
     hyp_attn_scratch,
     hyp_k_bytes,

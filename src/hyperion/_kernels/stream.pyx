@@ -144,7 +144,10 @@ cdef class Ring:
         self.n = len(pieces)
         self.slots, self.slot_bytes = min(slots, len({p[7] for p in pieces})), slot_bytes
         self.files, self.memory, self.names = [], memory, tuple((p[0], p[1].path) for p in pieces)
-        if self.n == 0 or slots == 0 or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN:
+        if (
+            self.n == 0 or slots == 0
+            or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN
+        ):
             raise InvalidArgumentError(f"a ring of {slots} slots of {slot_bytes} bytes for {self.n} pieces cannot be")
         self.pieces = <hyp_ring_piece *>calloc(self.n, sizeof(hyp_ring_piece))
         if self.pieces is NULL:
@@ -180,7 +183,10 @@ cdef class Ring:
             hyp_ring_restart(self.c)
 
     def skim(self, double seconds):
-        """Take pieces and give them back for about so long, to see how fast they come; ends between passes or within one."""
+        """Take pieces and give them back for about so long, to see how fast they come.
+
+        Ends between passes or within one.
+        """
         cdef double end = hyp_seconds() + seconds
         cdef size_t piece = hyp_ring_position(self.c)
         cdef const uint8_t *panels
