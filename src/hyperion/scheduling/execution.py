@@ -217,23 +217,23 @@ def forward_plan(
     return ExecutionPlan(tuple(log.steps), tuple(order[n] for n in sorted(stay)), log.peak, limit)
 
 
-def sweep_plan(plan: Reversal, sizes: Sequence[int], limit: int, in_place: bool) -> ExecutionPlan:
-    """A pass over a chain and the sweep back over its outputs; state k of `plan` is the output of layer k - 1."""
+def sweep_plan(plan: Reversal, order: Sequence[int], sizes: Sequence[int], limit: int, in_place: bool) -> ExecutionPlan:
+    """A pass over a chain and the sweep back over its outputs; state k of `plan` is the output of layer order[k - 1]."""
     log, ran, held = _Log(), set[int](), set[int]()
     for step in plan.steps:
         if step.action == "advance":
             for layer in range(step.start, step.stop):
                 before = layer - 1 if layer > step.start else None  # the input, where it is not kept
                 if in_place and before is not None:
-                    log.add("free", before, sizes[before], -sizes[before])
-                log.add("recompute" if layer in ran else "run", layer, sizes[layer], sizes[layer])
+                    log.add("free", order[before], sizes[before], -sizes[before])
+                log.add("recompute" if layer in ran else "run", order[layer], sizes[layer], sizes[layer])
                 ran.add(layer)
                 if not in_place and before is not None:
-                    log.add("free", before, sizes[before], -sizes[before])
+                    log.add("free", order[before], sizes[before], -sizes[before])
             held.add(step.stop)
-            log.add("store", step.stop - 1, sizes[step.stop - 1])
+            log.add("store", order[step.stop - 1], sizes[step.stop - 1])
         elif step.stop and step.action == "visit":
-            log.add("use", step.stop - 1, sizes[step.stop - 1])
+            log.add("use", order[step.stop - 1], sizes[step.stop - 1])
         elif step.stop and step.action == "free":
-            log.add("free", step.stop - 1, sizes[step.stop - 1], -sizes[step.stop - 1])
-    return ExecutionPlan(tuple(log.steps), tuple(k - 1 for k in plan.kept_first), log.peak, limit)
+            log.add("free", order[step.stop - 1], sizes[step.stop - 1], -sizes[step.stop - 1])
+    return ExecutionPlan(tuple(log.steps), tuple(order[k - 1] for k in plan.kept_first), log.peak, limit)

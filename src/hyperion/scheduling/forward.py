@@ -105,7 +105,7 @@ class ForwardScheduler(LayerGraph):
             if self._by_rows and self.max_memory:
                 self._check_limit(self._outputs(ExecutionMode.MEMORY_OPT, 1, 1))
             self.active_mode = self._choose_mode(1 if self._by_rows else 0)
-        self._prepared = True
+        self.prepared = True
 
     def _waits_for_input(self) -> bool:
         """Whether sizes or the mode depend on the number of rows of the input."""
@@ -216,7 +216,7 @@ class ForwardScheduler(LayerGraph):
             be continued with that layer, unless it works in place.
         """
         self._check_open()
-        if not self._prepared:
+        if not self.prepared:
             if not self.layers:
                 return None
             raise HyperionRuntimeError("the graph has changed or was never prepared: call prepare_forward_pass first")
@@ -470,7 +470,7 @@ class ForwardScheduler(LayerGraph):
 
     def _item_bytes(self) -> int:
         """Bytes of the graph's outputs for one item: what prepare placed, or one row of it."""
-        if not self._prepared or not self._sequence:
+        if not self.prepared or not self._sequence:
             return 0
         if not self._by_rows:
             return self._arena_bytes

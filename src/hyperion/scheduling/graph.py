@@ -98,13 +98,15 @@ class LayerGraph:
     layers : dict of int to Layer
     order : list of int
         In which the layers run; empty before they are prepared.
+    prepared : bool
+        Order and buffers are those of the layers and edges that were added.
     """
 
     def __init__(self) -> None:
         self.layers: dict[int, Layer] = {}
         self.order: list[int] = []
         self._sequence: list[Layer] = []
-        self._prepared = False
+        self.prepared = False
 
     def add_layer(
         self,
@@ -169,13 +171,13 @@ class LayerGraph:
         layer.in_place, layer.rowwise = layer.in_place or in_place, layer.rowwise or rowwise
         if depends_on >= 0 and edge not in layer.edges:
             layer.edges.append(edge)
-        self._prepared = False
+        self.prepared = False
 
     def keep_output(self, index: int, keep: bool = True) -> None:
         """Keep a layer's output to the end of the pass; takes effect with the next :meth:`prepare`."""
         layer = self._layer(index)
         if layer.keep is not keep:
-            layer.keep, layer.unneeded, self._prepared = keep, layer.unneeded and not keep, False
+            layer.keep, layer.unneeded, self.prepared = keep, layer.unneeded and not keep, False
 
     @property
     def _by_rows(self) -> bool:
