@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "stream/ring.h" nogil:
@@ -13,6 +13,7 @@ cdef extern from "stream/ring.h" nogil:
         HYP_PANEL
         HYP_READ_CHANGED
         HYP_READ_NOT_FINITE
+        HYP_READ_DAMAGED
 
     size_t hyp_block_len(int type)
     size_t hyp_row_bytes(int type, size_t cols)
@@ -30,6 +31,7 @@ cdef extern from "stream/ring.h" nogil:
         uint64_t offset
         int type, packed, check
         size_t rows, cols
+        const uint32_t *sums
 
     ctypedef struct hyp_read_stats:
         uint64_t bytes_read
@@ -68,6 +70,10 @@ cdef extern from "stream/ring.h" nogil:
     void hyp_ring_get_stats(hyp_ring *ring, hyp_ring_stats *stats)
 
 
+cdef extern from "stream/verify.h" nogil:
+    uint32_t hyp_checksum(const uint8_t *data, size_t n)
+
+
 cdef class File:
     cdef hyp_file c
     cdef readonly str path
@@ -79,7 +85,7 @@ cdef class Ring:
     cdef size_t n
     cdef readonly size_t slots, slot_bytes
     cdef object memory
-    cdef list files
+    cdef list files, sums
     cdef tuple names
     # what a hyp_source calls, with `c` as its self
     cdef int (*acquire)(void *, size_t, const uint8_t **) noexcept nogil

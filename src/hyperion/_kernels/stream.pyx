@@ -2,7 +2,7 @@
 
 import os
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 
 from cpython.exc cimport PyErr_Occurred
@@ -62,11 +62,17 @@ cdef class File:
             (now[0], now[1], now[2]) == (self.c.state[0], self.c.state[1], self.c.state[2])
 
 
-cdef hyp_extent _extent(File file, int type, size_t offset, size_t rows, size_t cols, bint packed) except *:
+cdef hyp_extent _extent(File file, int type, size_t offset, size_t rows, size_t cols, bint packed,
+                        const uint32_t[::1] sums) except *:
     cdef hyp_extent e
     if hyp_block_len(type) == 0 or rows == 0 or cols == 0 or cols % hyp_block_len(type):
         raise InvalidArgumentError(f"rows [{rows}, {cols}] of type {type} cannot be packed")
     e.file, e.offset, e.type, e.packed, e.rows, e.cols, e.check = &file.c, offset, type, packed, rows, cols, True
+    e.sums = NULL
+    if sums is not None:
+        if not packed or <size_t>sums.shape[0] != (rows + HYP_PANEL - 1) // HYP_PANEL:
+            raise InvalidArgumentError(f"{sums.shape[0]} checksums for {rows} rows: packed panels have one each")
+        e.sums = &sums[0]
     return e
 
 
@@ -74,6 +80,8 @@ def describe_failure(str what, str path, int error):
     """The exception for a failed read of `what`."""
     if error == HYP_READ_NOT_FINITE:
         return FormatError(f"{what} of {path!r} has a scale or a weight that is NaN or infinite", path=path, what=what)
+    if error == HYP_READ_DAMAGED:
+        return FormatError(f"{what} of {path!r} is damaged: its checksum is not the one that was written", path=path, what=what)
     if error == HYP_READ_CHANGED:
         reason = "the file was changed, replaced or truncated after it was opened"
     elif error == 0:
@@ -84,13 +92,14 @@ def describe_failure(str what, str path, int error):
 
 
 def read_rows(File file, int type, size_t offset, size_t rows, size_t cols, uint8_t[::1] out, *, bint packed=False,
-              bint direct=False, str what="weights"):
+              bint direct=False, str what="weights", const uint32_t[::1] sums=None):
     """Read rows and leave them as packed panels in `out`, which has exactly their panels' bytes.
 
     A direct read needs an aligned buffer with slack and is for :class:`Ring`; here reads are buffered and the pages
-    are dropped from the cache behind them.
+    are dropped from the cache behind them. `packed`: the file holds panels already, each of which must have its
+    checksum of `sums` where they are given.
     """
-    cdef hyp_extent e = _extent(file, type, offset, rows, cols, packed)
+    cdef hyp_extent e = _extent(file, type, offset, rows, cols, packed, sums)
     cdef hyp_read_stats stats
     cdef const uint8_t *panels
     cdef int error = 0, status
@@ -112,6 +121,27 @@ def read_rows(File file, int type, size_t offset, size_t rows, size_t cols, uint
     return stats.bytes_read
 
 
+def checksum(data):
+    """The 32 bits by which a .hyperion file knows these bytes (see c/stream/verify.h)."""
+    cdef const uint8_t[::1] view = memoryview(data).cast("B") if memoryview(data).nbytes else b"\0"
+    cdef size_t n = memoryview(data).nbytes
+    cdef uint32_t result
+    with nogil:
+        result = hyp_checksum(&view[0], n)
+    return result
+
+
+def checksums(data, size_t nbytes, uint32_t[::1] out):
+    """out[i] = checksum of the ith run of `nbytes` bytes of data, which has exactly len(out) of them."""
+    cdef const uint8_t[::1] view = memoryview(data).cast("B")
+    cdef size_t i, n = out.shape[0]
+    if nbytes == 0 or n == 0 or <size_t>view.shape[0] % nbytes or <size_t>view.shape[0] // nbytes != n:
+        raise InvalidArgumentError(f"{view.shape[0]} bytes are not {n} runs of {nbytes}")
+    with nogil:
+        for i in range(n):
+            out[i] = hyp_checksum(&view[i * nbytes], nbytes)
+
+
 def piece_buffer_bytes(int type, size_t rows, size_t cols):
     """Bytes that a piece takes in a slot: its panels, and slack for the alignment of direct reads."""
     cdef hyp_extent e
@@ -129,8 +159,8 @@ cdef class Ring:
 
     Parameters
     ----------
-    pieces : sequence of (name, file, offset, type, rows, cols, packed, chunk, at)
-        In the order in which a pass uses them; see c/stream/ring.h.
+    pieces : sequence of (name, file, offset, type, rows, cols, packed, chunk, at, sums)
+        In the order in which a pass uses them; see c/stream/ring.h. `sums` has a checksum for each panel, or is None.
     memory : buffer
         slots * slot_bytes bytes, aligned to 4096.
     """
@@ -143,18 +173,24 @@ cdef class Ring:
             raise InvalidArgumentError(f"io is one of {sorted(IO_MODES)}, not {io!r}")
         self.n = len(pieces)
         self.slots, self.slot_bytes = min(slots, len({p[7] for p in pieces})), slot_bytes
+<<<<<<< HEAD
         self.files, self.memory, self.names = [], memory, tuple((p[0], p[1].path) for p in pieces)
         if (
             self.n == 0 or slots == 0
             or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN
         ):
+=======
+        self.files, self.sums, self.memory, self.names = [], [], memory, tuple((p[0], p[1].path) for p in pieces)
+        if self.n == 0 or slots == 0 or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN:
+>>>>>>> 161ec0f (wip)
             raise InvalidArgumentError(f"a ring of {slots} slots of {slot_bytes} bytes for {self.n} pieces cannot be")
         self.pieces = <hyp_ring_piece *>calloc(self.n, sizeof(hyp_ring_piece))
         if self.pieces is NULL:
             raise HyperionMemoryError("no memory for the ring's schedule")
-        for i, (name, file, offset, type, rows, cols, packed, chunk, at) in enumerate(pieces):
+        for i, (name, file, offset, type, rows, cols, packed, chunk, at, sums) in enumerate(pieces):
             self.files.append(file)
-            self.pieces[i].extent = _extent(file, type, offset, rows, cols, packed)
+            self.sums.append(sums)
+            self.pieces[i].extent = _extent(file, type, offset, rows, cols, packed, sums)
             self.pieces[i].chunk, self.pieces[i].at = chunk, at
             if at % HYP_DIRECT_ALIGN or at + hyp_extent_buffer_bytes(&self.pieces[i].extent) > slot_bytes:
                 raise InvalidArgumentError(f"piece {i} ({name}) does not fit a slot of {slot_bytes} bytes at {at}")

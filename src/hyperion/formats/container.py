@@ -34,6 +34,10 @@ class TensorInfo(NamedTuple):
         The file that has it.
     offset, nbytes : int
         Where it is in that file.
+    packed : bool
+        The bytes are packed panels of that type, not rows of blocks.
+    checksums : memoryview of uint32, optional
+        One for each panel, or one for all bytes of a tensor that is not packed.
     """
 
     name: str
@@ -43,6 +47,8 @@ class TensorInfo(NamedTuple):
     path: str
     offset: int
     nbytes: int
+    packed: bool = False
+    checksums: memoryview | None = None
 
 
 def open_for_reading(path: str) -> int:
@@ -69,7 +75,7 @@ class Container:
     path : str
         What was opened.
     format : str
-        "gguf", "huggingface" or "safetensors".
+        "gguf", "hyperion", "huggingface" or "safetensors".
     metadata : Mapping
         GGUF keys and values; for a Hugging Face directory its configuration under "config".
     tensors : dict of str to TensorInfo
@@ -144,10 +150,14 @@ class Container:
             raise HyperionIOError(f"{what}{path!r} was {how} after it was opened", path=path)
         return fd
 
+    def detach(self) -> dict[str, int]:
+        """Give the open descriptors, by path, to the caller, who closes them; the container is closed."""
+        fds, self._fds = self._fds, {}
+        return fds
+
     def close(self) -> None:
         """Close the files; closing twice is allowed."""
-        fds, self._fds = self._fds, {}
-        for fd in fds.values():
+        for fd in self.detach().values():
             os.close(fd)
 
     def __enter__(self) -> Self:

@@ -23,7 +23,7 @@ from hyperion.errors import FormatError
 from hyperion.formats.container import Container, TensorInfo, open_for_reading, read_exactly
 from hyperion.formats.types import TYPES, FileType
 
-__all__ = ["GGUFContainer", "StringArray", "is_gguf"]
+__all__ = ["GGUFContainer", "Metadata", "StringArray", "is_gguf"]
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -91,6 +91,18 @@ class StringArray(Sequence[str]):
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))
         return f"StringArray([{shown}{', ...' if len(self) > 3 else ''}], {len(self)} strings)"
+
+    def encoded(self) -> bytes:
+        """The strings as a file has them, each behind its length of 8 bytes."""
+        return bytes(self._data[: self._ends[-1]]) if len(self._ends) else b""
+
+
+class Metadata(dict[str, Any]):
+    """Keys and values, and in `kinds` the number of each value's type as the file had it: other readers are strict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: dict[str, int] = {}
 
 
 class _Reader:
@@ -264,9 +276,9 @@ def _open_part(path: str, fds: dict[str, int]) -> tuple[dict[str, Any], dict[str
     return metadata, _read_tensors(reader, tensor_count, alignment)
 
 
-def _read_keys(reader: _Reader, count: int) -> tuple[dict[str, Any], int]:
+def _read_keys(reader: _Reader, count: int) -> tuple[Metadata, int]:
     """(keys and values, where general.alignment is)."""
-    metadata: dict[str, Any] = {}
+    metadata = Metadata()
     where = 0
     for _ in range(count):
         start = reader.at
@@ -275,7 +287,8 @@ def _read_keys(reader: _Reader, count: int) -> tuple[dict[str, Any], int]:
             raise reader.fail(f"key {key!r:.80} comes twice", start)
         if key == "general.alignment":
             where = start
-        metadata[key] = reader.value(reader.number(_U32))
+        kind = metadata.kinds[key] = reader.number(_U32)
+        metadata[key] = reader.value(kind)
     return metadata, where
 
 

@@ -8,6 +8,7 @@ from hyperion.errors import FormatError, HyperionIOError, InvalidArgumentError
 from hyperion.formats.container import Container, open_for_reading, read_exactly
 from hyperion.formats.gguf import GGUFContainer, is_gguf
 from hyperion.formats.huggingface import CONFIG, HuggingFaceContainer
+from hyperion.formats.native import NativeContainer, is_native
 from hyperion.formats.safetensors import SafetensorsContainer
 
 __all__ = ["open_container"]
@@ -45,7 +46,8 @@ def open_container(path: str | os.PathLike[str]) -> Container:
     finally:
         os.close(fd)
     if is_gguf(head):
-        return GGUFContainer(name)
+        container = GGUFContainer(name)
+        return NativeContainer(container) if is_native(container.metadata) else container
     if head[8:9] == b"{":
         with_config = os.path.isfile(os.path.join(os.path.dirname(name), CONFIG))
         return HuggingFaceContainer(name) if with_config else SafetensorsContainer(name)

@@ -35,8 +35,12 @@ class RingSchedule:
         self._chunk = 0
         self._at = 0
 
-    def add(self, name: str, file: File, offset: int, m: MatrixLike, pinned: int) -> tuple[int, list[tuple[int, int]]]:
+    def add(
+        self, name: str, file: File, offset: int, m: MatrixLike, pinned: int, packed: bool = False, checksums: Any = None
+    ) -> tuple[int, list[tuple[int, int]]]:
         """Schedule the panels from `pinned` on of a matrix whose first row stands at `offset` in its file.
+
+        `packed`: the file holds panels already, each with its checksum where they are given.
 
         Returns
         -------
@@ -54,7 +58,8 @@ class RingSchedule:
             if self._at and self._at + need > self.slot_bytes:
                 self._chunk, self._at = self._chunk + 1, 0
             where = offset + start * row_bytes
-            self.pieces.append((name, file, where, m.type, count, m.cols, False, self._chunk, self._at))
+            sums = None if checksums is None else checksums[panel : panel + n]
+            self.pieces.append((name, file, where, m.type, count, m.cols, packed, self._chunk, self._at, sums))
             self._at += need
             rows.append((start, count))
             panel += n

@@ -12,7 +12,7 @@ import numpy as np
 from hyperion._kernels import quant
 from hyperion._kernels.nn import Block, Matrix, Shape
 from hyperion._kernels.pool import PageBuffer
-from hyperion._kernels.stream import File, Ring, read_rows
+from hyperion._kernels.stream import File, Ring, checksum, read_rows
 from hyperion.errors import FormatError, HyperionIOError, MemoryBudgetError, UnsupportedError
 from hyperion.formats import Container, TensorInfo
 from hyperion.loading.schedule import RingSchedule
@@ -60,6 +60,20 @@ class _Pinned:
     def view(self) -> np.ndarray | None:
         """The bytes; a view keeps the pages alive."""
         return None if self.buffer is None else _view(self.buffer)
+
+
+def _label(name: str) -> str:
+    """A tensor by name, after the layer that it is of, if its name says so."""
+    parts = name.split(".")
+    return f"layer {parts[1]}, tensor {name!r}" if parts[0] == "blk" and len(parts) > 1 else f"tensor {name!r}"
+
+
+def _verify(info: TensorInfo, data: np.ndarray, index: int, what: str) -> None:
+    """Bytes of a file that has checksums must have theirs."""
+    if info.checksums is not None and checksum(data) != int(info.checksums[index]):
+        raise FormatError(
+            f"{what} of {info.path!r} is damaged: its checksum is not the one that was written", path=info.path, tensor=info.name
+        )
 
 
 def _view(buffer: PageBuffer) -> np.ndarray:
@@ -145,7 +159,9 @@ class ModelWeights:
                 raise HyperionIOError(f"{path}: {file.size} bytes, expected at least {needed}; the file was truncated", path=path)
 
     def _floats(self, info: TensorInfo) -> np.ndarray:
-        values = quant.dequantize(info.type, self.container.read(info), 1, int(np.prod(info.shape)))
+        raw = self.container.read(info)
+        _verify(info, raw, 0, _label(info.name))
+        values = quant.dequantize(info.type, raw, 1, int(np.prod(info.shape)))
         return np.ascontiguousarray(values.reshape(-1), dtype=np.float32)
 
     def _vector(self, name: str, length: int) -> np.ndarray:
@@ -248,13 +264,15 @@ class ModelWeights:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, job: Any) -> int:
-        _, (info, m, first, last, view, at) = job
+        layer, (info, m, first, last, view, at) = job
         nbytes = (last - first) * m.panel_bytes
         rows = min(last * PANEL, m.rows) - first * PANEL
         file = self.files[info.path]
         row_bytes = m.panel_bytes // PANEL
         offset = info.offset + first * PANEL * row_bytes
-        read_rows(file, m.type, offset, rows, m.cols, view[at : at + nbytes], what=f"tensor {info.name!r}")
+        what = f"{'embedding' if layer is None else self.sizes[layer].name}, tensor {info.name!r}"
+        sums = None if info.checksums is None else info.checksums[first:last]
+        read_rows(file, m.type, offset, rows, m.cols, view[at : at + nbytes], packed=info.packed, what=what, sums=sums)
         return nbytes
 
     # ---- what the engine runs --------------------------------------------------------------------------------------
@@ -271,7 +289,8 @@ class ModelWeights:
             for name, m, n in zip(self._names(layer), self.sizes[layer].matrices, pinned.panels, strict=True):
                 info = self.tensors[name]
                 rows = min(n * PANEL, m.rows)
-                first, pieces = schedule.add(f"{self.sizes[layer].name}, tensor {name!r}", self.files[info.path], info.offset, m, n)
+                what, file = f"{self.sizes[layer].name}, tensor {name!r}", self.files[info.path]
+                first, pieces = schedule.add(what, file, info.offset, m, n, info.packed, info.checksums)
                 matrices[m.role] = Matrix(m.type, m.rows, m.cols, pinned.view, at if n else 0, rows, first, pieces)
                 at += n * m.panel_bytes
             layers.append(matrices)
@@ -292,6 +311,9 @@ class ModelWeights:
             return
         name, _, cols = self.config.embedding
         info = self.tensors[name]
+        if info.packed:
+            self._embed_packed(info, cols, tokens, out)
+            return
         row = info.nbytes // info.shape[0]
         raw = np.empty((len(tokens), row), np.uint8)
         for i, token in enumerate(tokens):
@@ -308,6 +330,16 @@ class ModelWeights:
                     result.append(quant.PackedMatrix(m.type, min(n * PANEL, m.rows), m.cols, pinned.view, at))
                 at += n * m.panel_bytes
         return result
+
+    def _embed_packed(self, info: TensorInfo, cols: int, tokens: np.ndarray, out: np.ndarray) -> None:
+        """Rows that stand in panels: each panel is read once, whichever of its rows are wanted."""
+        panels, rows = np.divmod(np.asarray(tokens, np.int64), PANEL)
+        raw = np.empty(TYPES[info.type].panel_bytes(cols), np.uint8)
+        for panel in np.unique(panels).tolist():
+            self.container.read_into(info, raw, panel * raw.nbytes, raw.nbytes)
+            _verify(info, raw, panel, _label(info.name))
+            wanted = panels == panel
+            out[wanted] = quant.PackedMatrix(info.type, PANEL, cols, raw).dequantize_rows(rows[wanted])
 
     def _drop_engine(self) -> None:
         """Stop reading, and let go of every view of the panels."""

@@ -2,6 +2,7 @@
 
 #include "common/os.h"
 #include "quant/pack.h"
+#include "stream/verify.h"
 
 #if defined(_WIN32)
 #include <errno.h>
@@ -76,6 +77,19 @@ static int pack_in_place(const hyp_extent *e, const uint8_t *raw, uint8_t *dst, 
     return HYP_OK;
 }
 
+/* Panels as the file holds them: each against its checksum, and for scales that are not finite while it is in the cache. */
+static int check_panels(const hyp_extent *e, const uint8_t *panels, int *error)
+{
+    const size_t bytes = hyp_panel_bytes(e->type, e->cols), n = (e->rows + HYP_PANEL - 1) / HYP_PANEL;
+    for (size_t i = 0; i < n; i++, panels += bytes) {
+        if (e->sums && hyp_find_damaged_panel(panels, bytes, 1, e->sums + i) >= 0) *error = HYP_READ_DAMAGED;
+        else if (hyp_panel_is_nonfinite(e->type, panels, e->cols)) *error = HYP_READ_NOT_FINITE;
+        else continue;
+        return HYP_ERROR_IO;
+    }
+    return HYP_OK;
+}
+
 int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                     hyp_read_stats *stats, int *error)
 {
@@ -96,5 +110,6 @@ int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *t
     stats->seconds = hyp_seconds() - start;
     if (status != HYP_OK) return status;
     *panels = e->packed ? buffer + shift : buffer;
-    return e->packed ? HYP_OK : pack_in_place(e, buffer + shift, buffer, temp, error);
+    if (!e->packed) return pack_in_place(e, buffer + shift, buffer, temp, error);
+    return e->check ? check_panels(e, *panels, error) : HYP_OK;
 }

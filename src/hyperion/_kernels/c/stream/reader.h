@@ -17,8 +17,9 @@ typedef struct {
     const hyp_file *file;
     uint64_t offset; /* of the first row */
     int type, packed; /* packed: the file holds panels already */
-    int check;        /* look for scales (float types: values) that are not finite; raw rows only */
+    int check;        /* look for scales (float types: values) that are not finite, and compare checksums */
     size_t rows, cols;
+    const uint32_t *sums; /* packed: a checksum for each panel of the run, or NULL */
 } hyp_extent;
 
 typedef struct {
@@ -33,8 +34,8 @@ size_t hyp_extent_panel_bytes(const hyp_extent *e);
 size_t hyp_extent_buffer_bytes(const hyp_extent *e);
 
 /* Read and pack. buffer is 4096-aligned for direct reads; temp has a panel's bytes. *panels is where the panels start (in
- * buffer). On failure *error is errno, 0 where the file ended early, or HYP_READ_NOT_FINITE. */
-enum { HYP_READ_CHANGED = -1, HYP_READ_NOT_FINITE = -2 };
+ * buffer). On failure *error is errno, 0 where the file ended early, or one of these. */
+enum { HYP_READ_CHANGED = -1, HYP_READ_NOT_FINITE = -2, HYP_READ_DAMAGED = -3 };
 int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                     hyp_read_stats *stats, int *error);
 

@@ -1,0 +1,261 @@
+"""Writing model files: all of a file or none of it, and GGUF v3 as :mod:`hyperion.formats.gguf` describes it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+import struct
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hyperion.errors import HyperionIOError, InvalidArgumentError
+from hyperion.formats.gguf import MAX_KEY, MAX_NAME, StringArray
+
+__all__ = ["AtomicFile", "GGUFWriter", "TensorLayout", "Typed"]
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_KIND_OF_DTYPE = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1": 7, "u8": 10, "i8": 11, "f8": 12}
+_STRING, _ARRAY = 8, 9
+
+
+class AtomicFile:
+    """A file that appears under its name when it is complete, or not at all.
+
+    The bytes go to a temporary file in the same directory. :meth:`commit` makes them durable and gives them the name in
+    one step; until then what was there stays, and leaving the ``with`` block removes the temporary file.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A symbolic link is followed: the file that it names is replaced.
+    size : int
+        Bytes that will be written: a disk that has fewer free is told of at once.
+
+    Raises
+    ------
+    HyperionIOError
+        If the directory is missing or cannot be written, or `path` is not a regular file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], size: int = 0) -> None:
+        self.path = os.path.realpath(os.fsdecode(os.fspath(path)))
+        folder, name = os.path.split(self.path)
+        with self._telling("create"):
+            if os.path.exists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise OSError(errno.EINVAL, "it exists and is not a regular file")
+            if size > (free := shutil.disk_usage(folder).free):
+                raise OSError(errno.ENOSPC, f"{size} bytes are needed and the disk has {free} free")
+            self.temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(6)}.partial")
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+            self._fd = os.open(self.temporary, flags, 0o666)
+
+    @contextlib.contextmanager
+    def _telling(self, doing: str) -> Any:
+        """System errors as HyperionIOError that names the file."""
+        try:
+            yield
+        except HyperionIOError:
+            raise
+        except OSError as error:
+            message = f"cannot {doing} {self.path!r}: {error.strerror or error}"
+            raise HyperionIOError(message, path=self.path, errno=error.errno) from None
+
+    def write(self, data: Any) -> None:
+        """Append all of a buffer."""
+        view = memoryview(data).cast("B")
+        with self._telling("write"):
+            while view.nbytes:
+                done = os.write(self._fd, view[: 1 << 30])
+                if done == 0:
+                    raise OSError(errno.EIO, "nothing was written")
+                view = view[done:]
+
+    def rewrite(self, data: bytes, offset: int = 0) -> None:
+        """Replace bytes that were written before; the next :meth:`write` appends as if nothing had been."""
+        with self._telling("write"):
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            self.write(data)
+            os.lseek(self._fd, end, os.SEEK_SET)
+
+    def commit(self) -> None:
+        """Make what was written durable and give it its name."""
+        with self._telling("write"):
+            os.fsync(self._fd)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+            os.replace(self.temporary, self.path)
+            self.temporary = ""
+            if hasattr(os, "O_DIRECTORY"):  # the name is durable when the directory is
+                folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(folder)
+                except OSError as error:
+                    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such operation
+                        raise
+                finally:
+                    os.close(folder)
+
+    def close(self) -> None:
+        """Throw away what was not committed."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        if self.temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(self.temporary)
+            self.temporary = ""
+
+    def __enter__(self) -> AtomicFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Typed(NamedTuple):
+    """A metadata value with the number of its GGUF type."""
+
+    kind: int
+    value: Any
+
+
+class TensorLayout(NamedTuple):
+    """A tensor that will be written: `shape` in NumPy order, `type` as GGUF numbers it."""
+
+    name: str
+    type: int
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class GGUFWriter:
+    """Writes one GGUF v3 file front to back: the header, then every tensor's bytes in the order of the list.
+
+    Parameters
+    ----------
+    path : str or PathLike
+    metadata : mapping of str to Typed
+        Without ``general.alignment``, which `alignment` becomes.
+    tensors : sequence of TensorLayout
+    alignment : int
+
+    Notes
+    -----
+    Values whose size is known before their content (checksums) may be given as zeros and set by :meth:`finish`.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], metadata: Mapping[str, Typed], tensors: Sequence[TensorLayout], alignment: int = 32
+    ) -> None:
+        self.metadata = {**metadata, "general.alignment": Typed(4, alignment)}
+        self.tensors, self.alignment = tensors, alignment
+        header = self._header()
+        self._header_bytes = len(header)
+        self.nbytes = len(header) + sum(self._aligned(t.nbytes) for t in tensors)
+        self._next = self._at = 0
+        self.file = AtomicFile(path, self.nbytes)
+        try:
+            self.file.write(header)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _aligned(self, at: int) -> int:
+        return -(-at // self.alignment) * self.alignment
+
+    def _header(self) -> bytes:
+        """Everything before the data, padded where data follows."""
+        parts = [b"GGUF", struct.pack("<IQQ", 3, len(self.tensors), len(self.metadata))]
+        for key, (kind, value) in self.metadata.items():
+            parts += [_string(_name("a key", key, MAX_KEY)), struct.pack("<I", kind), _value(key, kind, value)]
+        at = 0
+        for name, number, shape, nbytes in self.tensors:
+            dims = tuple(reversed(shape))
+            parts.append(_string(_name("a tensor's name", name, MAX_NAME)))
+            parts.append(struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, number, at))
+            at = self._aligned(at + nbytes)
+        header = b"".join(parts)
+        return header + b"\0" * (self._aligned(len(header)) - len(header)) if self.tensors else header
+
+    def write(self, data: Any) -> None:
+        """The next bytes of the tensor whose turn it is; bytes of two tensors need two calls."""
+        size = memoryview(data).nbytes
+        if self._next == len(self.tensors) or size > self.tensors[self._next].nbytes - self._at:
+            raise InvalidArgumentError(f"{size} bytes do not fit tensor {self._next} of {len(self.tensors)} at byte {self._at}")
+        self.file.write(data)
+        self._at += size
+        if self._at == self.tensors[self._next].nbytes:
+            self.file.write(b"\0" * (self._aligned(self._at) - self._at))
+            self._next, self._at = self._next + 1, 0
+
+    def finish(self, metadata: Mapping[str, Typed] | None = None) -> None:
+        """Complete the file and give it its name.
+
+        Parameters
+        ----------
+        metadata : mapping, optional
+            Values to set in place of those that have the same type and size.
+        """
+        if self._next != len(self.tensors):
+            raise InvalidArgumentError(f"tensor {self.tensors[self._next].name!r} is not written to its end")
+        if metadata:
+            self.metadata.update(metadata)
+            header = self._header()
+            if len(header) != self._header_bytes:
+                raise InvalidArgumentError("a value that is set at the end has another size than at the start")
+            self.file.rewrite(header)
+        self.file.commit()
+
+    def __enter__(self) -> GGUFWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def _name(what: str, text: str, most: int) -> bytes:
+    data = text.encode()
+    if not 0 < len(data) < most:
+        raise InvalidArgumentError(f"{what} has {len(data)} bytes, expected 1 to {most - 1}: {text!r:.80}")
+    return data
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack("<Q", len(data)) + data
+
+
+def _text(value: str) -> bytes:
+    return _string(value.encode("utf-8", "surrogateescape"))
+
+
+def _value(key: str, kind: int, value: Any) -> bytes:
+    try:
+        if kind in _SCALARS:
+            return struct.pack(_SCALARS[kind], value)
+        if kind == _STRING:
+            return _text(value)
+        if kind == _ARRAY:
+            return _array(value)
+    except (struct.error, TypeError, AttributeError, OverflowError, UnicodeEncodeError) as error:
+        raise InvalidArgumentError(f"metadata {key!r}: {value!r:.60} is no value of GGUF type {kind}: {error}") from None
+    raise InvalidArgumentError(f"metadata {key!r}: {kind} is not a GGUF value type")
+
+
+def _array(value: Any) -> bytes:
+    """Element type, count and elements: a NumPy array's dtype says the type, a list holds strings or arrays."""
+    if isinstance(value, np.ndarray):
+        return struct.pack("<IQ", _KIND_OF_DTYPE[value.dtype.str[1:]], len(value)) + value.astype(value.dtype.newbyteorder("<")).tobytes()
+    if isinstance(value, StringArray):
+        return struct.pack("<IQ", _STRING, len(value)) + value.encoded()
+    if len(value) and not isinstance(value[0], str):
+        return struct.pack("<IQ", _ARRAY, len(value)) + b"".join(map(_array, value))
+    return struct.pack("<IQ", _STRING, len(value)) + b"".join(map(_text, value))
