@@ -77,6 +77,43 @@ def hyperion_job(args: argparse.Namespace) -> None:
         disk=max(disk, raw_rate(args.model)))  # fmt: skip
 
 
+def amortise_job(args: argparse.Namespace) -> None:
+    """What one streamed pass serves: a prompt's chunk, a batch, a verified draft."""
+    import hyperion
+
+    model = hyperion.load_model(args.model, memory_budget=args.budget, context_length=args.context, threads=args.threads)
+    vocab = model.tokenizer.vocab_size
+    prompt = token_ids(min(512, args.context - 1), vocab)
+    passes = model.stream_stats["passes"]
+    with model.session() as session:
+        session.eval(prompt)
+    say(prompt_tokens=len(prompt), prompt_passes=model.stream_stats["passes"] - passes, chunk=model.plan.chunk)
+    prompts = [token_ids(8, vocab, seed) for seed in range(16)]
+    settings = {"temperature": 0, "ignore_end": True}
+    model.generate(prompts[0], max_length=2, **settings)
+    rates = []
+    for work, count in ((prompts[:1], 1), (prompts, 16)):
+        start = time.perf_counter()
+        model.generate(work, max_length=2, **settings)
+        short = time.perf_counter() - start
+        start = time.perf_counter()
+        model.generate(work, max_length=2 + args.tokens, **settings)
+        rates.append(count * args.tokens / (time.perf_counter() - start - short))
+    say(single=rates[0], batch=rates[1])
+    # a text that repeats itself: the sampler is led by the penalty-free argmax of a model whose words mean nothing, so the
+    # drafts are forced to be right by drawing the text itself
+    from hyperion.generation.lookup import Advancer
+
+    text = token_ids(12, vocab) * 8
+    with model.session() as session:
+        session.eval(text[:36])
+        advancer = Advancer(session, min(7, model.plan.logits_rows - 1))
+        for n in range(36, len(text)):
+            advancer.advance(text[n], text[: n + 1])
+        say(lookup_tokens_per_pass=(len(text) - 36) / advancer.passes)
+    model.close()
+
+
 def llama_job(args: argparse.Namespace) -> None:
     from benchmarks.peers import llama
 
@@ -97,7 +134,7 @@ def llama_job(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("peer", choices=["hyperion", "llama"])
+    parser.add_argument("peer", choices=["hyperion", "llama", "amortise"])
     parser.add_argument("model")
     parser.add_argument("--budget", default=None)
     parser.add_argument("--context", type=int, default=256)
@@ -106,7 +143,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repack", action="store_true")
     args = parser.parse_args()
-    (hyperion_job if args.peer == "hyperion" else llama_job)(args)
+    {"hyperion": hyperion_job, "llama": llama_job, "amortise": amortise_job}[args.peer](args)
 
 
 if __name__ == "__main__":
