@@ -33,6 +33,9 @@ def number(value: float) -> str:
 
 
 def with_spread(samples: Sequence[float]) -> str:
+    """The median and the spread of several samples; one sample alone has no spread."""
+    if len(samples) < 2:
+        return number(median(samples))
     return f"{number(median(samples))} ± {spread(samples):.0%}"
 
 

@@ -63,6 +63,8 @@ def test_statistics():
     assert report.paired_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 2.0]) == 2.0
     assert report.number(1234.5) == "1,234"
     assert report.number(0.01234) == "0.0123"
+    assert report.with_spread([200.0, 200.0]) == "200 ± 0%"
+    assert report.with_spread([3.0]) == "3"
 
 
 def test_verdict_takes_the_better_peer():
