@@ -9,7 +9,13 @@ from cpython.exc cimport PyErr_Occurred
 
 from hyperion._kernels.threads cimport check_signals, check_status
 
-from hyperion.errors import FormatError, HyperionIOError, HyperionMemoryError, HyperionRuntimeError, InvalidArgumentError
+from hyperion.errors import (
+    FormatError,
+    HyperionIOError,
+    HyperionMemoryError,
+    HyperionRuntimeError,
+    InvalidArgumentError,
+)
 
 IO_MODES = {"direct": HYP_IO_DIRECT, "buffered": HYP_IO_BUFFERED, "auto": HYP_IO_AUTO}
 DIRECT_ALIGN = HYP_DIRECT_ALIGN
@@ -173,16 +179,11 @@ cdef class Ring:
             raise InvalidArgumentError(f"io is one of {sorted(IO_MODES)}, not {io!r}")
         self.n = len(pieces)
         self.slots, self.slot_bytes = min(slots, len({p[7] for p in pieces})), slot_bytes
-<<<<<<< HEAD
-        self.files, self.memory, self.names = [], memory, tuple((p[0], p[1].path) for p in pieces)
+        self.files, self.sums, self.memory, self.names = [], [], memory, tuple((p[0], p[1].path) for p in pieces)
         if (
             self.n == 0 or slots == 0
             or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN
         ):
-=======
-        self.files, self.sums, self.memory, self.names = [], [], memory, tuple((p[0], p[1].path) for p in pieces)
-        if self.n == 0 or slots == 0 or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN:
->>>>>>> 161ec0f (wip)
             raise InvalidArgumentError(f"a ring of {slots} slots of {slot_bytes} bytes for {self.n} pieces cannot be")
         self.pieces = <hyp_ring_piece *>calloc(self.n, sizeof(hyp_ring_piece))
         if self.pieces is NULL:
