@@ -166,6 +166,11 @@ def test_no_file_names_a_path_of_one_machine():
     assert not found, "\n".join(found)
 
 
+def test_no_file_holds_both_sides_of_a_merge():
+    marker = "<" * 7 + " "
+    assert [str(p.relative_to(ROOT)) for p in written_files() if f"\n{marker}" in p.read_text(encoding="utf-8")] == []
+
+
 def is_public(path: Path) -> bool:
     """Whether users may import from a module: no part of its name starts with an underscore (packages aside)."""
     return not any(p.startswith("_") and p != "__init__.py" for p in path.relative_to(SOURCE).parts)
