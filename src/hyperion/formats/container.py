@@ -98,8 +98,10 @@ class Container:
         self.read_into(tensor, out)
         return out
 
-    def read_into(self, tensor: TensorInfo, buffer: Any, offset: int = 0, nbytes: int | None = None) -> None:
-        """Read bytes [offset, offset + nbytes) of a tensor into a writable buffer of that size.
+    def read_into(
+        self, tensor: TensorInfo, buffer: Any, offset: int = 0, nbytes: int | None = None, *, what: str = ""
+    ) -> None:
+        """Read bytes [offset, offset + nbytes) of a tensor into a writable buffer of that size; messages begin with `what`.
 
         Raises
         ------
@@ -116,7 +118,7 @@ class Container:
             raise InvalidArgumentError(
                 f"bytes {offset} to {offset + nbytes} of tensor {tensor.name!r} ({tensor.nbytes} bytes) into {view.nbytes}"
             )
-        what = f"tensor {tensor.name!r} of {tensor.path!r}"
+        what = f"{what + ': ' if what else ''}tensor {tensor.name!r} of {tensor.path!r}"
         fd = self.check_unchanged(tensor.path, what)
         read_exactly(fd, view, tensor.offset + offset, what)
 

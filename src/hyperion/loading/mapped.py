@@ -1,0 +1,709 @@
+"""A model file as memory: layers listed without reading, brought in and given back within a limit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hyperion._kernels import quant
+from hyperion.errors import (
+    HyperionError,
+    HyperionRuntimeError,
+    InvalidArgumentError,
+    MemoryBudgetError,
+    UnsupportedError,
+)
+from hyperion.formats import Container, TensorInfo, open_container
+from hyperion.loading.layers import LayerTensors, group_layers
+from hyperion.loading.pages import FileMapping
+from hyperion.loading.workers import Workers
+from hyperion.memory import MemoryBudget, format_size, parse_size, process_budget
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = [
+    "LayerDescriptor",
+    "LayerWeights",
+    "MappedModel",
+    "MappedModelStats",
+    "MmapConfig",
+    "create_default_mmap_config",
+    "open_mapped_model",
+]
+
+CHUNK = 4 << 20
+"""Bytes of one read: large enough for the disk's full speed, small enough to stop soon."""
+DEFAULT_PRIORITY = 0.0
+POLL = 0.05
+"""Seconds between looks at signals while waiting."""
+
+# What NumPy has for a type. bfloat16 comes as its bits; types that are not here as bytes.
+_DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "C64": "<c8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
+}  # fmt: skip
+_BLOCK_TYPES = {t.id for t in quant.TYPES.values()}
+
+
+@dataclasses.dataclass(kw_only=True)
+class MmapConfig:
+    """Settings of a :class:`MappedModel`; checked when made and when a field is set.
+
+    Parameters
+    ----------
+    max_cache_size : int or str
+        The layers that are kept in memory never take more bytes together.
+    prefetch_enabled : bool
+        Whether :meth:`MappedModel.prefetch_layer_weights` does anything.
+    prefetch_threads : int
+        Threads that prefetch, 1 or more; they start with the first prefetch.
+    adaptive_caching : bool
+        Of layers of one priority give up the one that is needed last, as far as the accesses so far tell: when layers
+        are used in turn, over and over, that keeps some of them for good, where least recently used would lose each one
+        just before it is needed. False: least recently used.
+    min_layer_cache_size : int or str
+        Layers of at most this size are given up last: there is little to gain.
+    """
+
+    max_cache_size: int | str = 512 << 20
+    prefetch_enabled: bool = True
+    prefetch_threads: int = 2
+    adaptive_caching: bool = True
+    min_layer_cache_size: int | str = 8 << 10
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("max_cache_size", "min_layer_cache_size"):
+            value = parse_size(value)
+        elif name == "prefetch_threads":
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 256:
+                raise InvalidArgumentError(f"MmapConfig.{name} is {value!r}, expected an integer from 1 to 256")
+        elif name in ("prefetch_enabled", "adaptive_caching"):
+            if not isinstance(value, bool):
+                raise InvalidArgumentError(f"MmapConfig.{name} is {value!r}, expected a bool")
+        else:
+            raise InvalidArgumentError(f"MmapConfig has no field {name!r}")
+        object.__setattr__(self, name, value)
+
+
+def create_default_mmap_config() -> MmapConfig:
+    """The defaults, to be changed field by field."""
+    return MmapConfig()
+
+
+@dataclasses.dataclass(eq=False)
+class LayerDescriptor:
+    """A layer and what has become of it. The model keeps it up to date; it is for reading.
+
+    Attributes
+    ----------
+    offset : int
+        Where the layer's first tensor begins in its file.
+    size : int
+        Bytes of its tensors.
+    layer_index : int
+        0 is the embedding (with all that precedes the blocks), the blocks follow, the output head is the last.
+    precision : int
+        Bits of the type that most of its weights have: 4 for Q4_K.
+    cached_weights : LayerWeights or None
+        The weights while they are in memory.
+    is_active : bool
+        Whether they are in memory.
+    priority : float
+        The higher, the later the layer is given up.
+    last_accessed : int
+        When the weights were last asked for, in nanoseconds since 1970; 0 for never.
+    access_count : int
+        How often they were asked for.
+    """
+
+    offset: int
+    size: int
+    layer_index: int
+    precision: int
+    cached_weights: LayerWeights | None = dataclasses.field(default=None, repr=False)
+    is_active: bool = False
+    priority: float = DEFAULT_PRIORITY
+    last_accessed: int = 0
+    access_count: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MappedModelStats:
+    """What the cache of a mapped model did.
+
+    Attributes
+    ----------
+    hits, misses : int
+        Layers that were in memory (or on their way) when they were asked for, and that were not.
+    evictions : int
+        Layers given up to make room.
+    prefetches : int
+        Prefetches that were started.
+    bytes_read : int
+        Bytes read from the files, pages that the system still had included.
+    cached_bytes, peak_cached_bytes : int
+        Bytes of the layers in memory, now and at most.
+    """
+
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    prefetches: int = 0
+    bytes_read: int = 0
+    cached_bytes: int = 0
+    peak_cached_bytes: int = 0
+
+
+class LayerWeights(Mapping[str, np.ndarray]):
+    """Read-only mapping of tensor names to the weights of one layer.
+
+    Arrays are views of the file and keep its mapping alive, also when the model is closed. Float and integer types come
+    as such in the tensor's shape; bfloat16 as its bits (uint16); quantized types as uint8 with the blocks of a row along
+    the last axis. Data that is not aligned to its type is copied.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], infos: Mapping[str, TensorInfo], dequantize: bool = False) -> None:
+        self._arrays, self._infos, self._dequantize = arrays, infos, dequantize
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        stored = self._arrays[name]
+        return _dequantized(stored, self._infos[name]) if self._dequantize else stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return f"LayerWeights({len(self)} tensors: {', '.join(self)})"
+
+
+def _dequantized(stored: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """float32 of a stored tensor, computed when it is asked for."""
+    if info.type_name == "C64":
+        raise UnsupportedError(f"tensor {info.name!r} is complex, which float32 cannot hold", tensor=info.name)
+    if stored.dtype != np.uint8 and info.type_name != "BF16":
+        return stored.astype(np.float32)
+    if info.type_name in ("U8", "BOOL"):
+        return stored.astype(np.float32)
+    if info.type not in _BLOCK_TYPES:
+        raise UnsupportedError(f"tensor {info.name!r}: type {info.type_name} cannot be dequantized", tensor=info.name)
+    if stored.size == 0:
+        return np.empty(info.shape, np.float32)
+    raw: Any = stored.reshape(-1).view(np.uint8)
+    cols = info.shape[-1] if info.shape else 1
+    return quant.dequantize(info.type, raw, math.prod(info.shape[:-1]), cols).reshape(info.shape)
+
+
+def _dtype(info: TensorInfo) -> np.dtype[Any]:
+    return np.dtype(_DTYPES.get(info.type_name, "u1"))
+
+
+def _is_aligned(info: TensorInfo) -> bool:
+    return info.offset % _dtype(info).alignment == 0
+
+
+class _Layer:
+    """A layer's tensors, its descriptor, and what the policy knows of it."""
+
+    def __init__(self, index: int, group: LayerTensors) -> None:
+        self.name, self.tensors, self.size = group.name, group.tensors, group.nbytes
+        self.infos = {t.name: t for t in group.tensors}
+        first = group.tensors[0].offset if group.tensors else 0
+        self.ranges = _ranges(group.tensors)
+        self.descriptor = LayerDescriptor(first, self.size, index, group.bits)
+        self.arrays: dict[str, np.ndarray] = {}
+        self.loading = False
+        self.wanted = False  # prefetched and not asked for yet
+        self.error: HyperionError | None = None
+        self.last = 0  # number of the last access among all
+        self.period = math.inf  # accesses from one to the next, smoothed
+
+    @property
+    def index(self) -> int:
+        return self.descriptor.layer_index
+
+    @property
+    def kept(self) -> bool:
+        return self.descriptor.is_active or self.loading
+
+
+def _ranges(tensors: tuple[TensorInfo, ...]) -> list[tuple[str, int, int]]:
+    """(file, start, end) of the tensors' bytes, neighbours joined."""
+    joined: list[tuple[str, int, int]] = []
+    for t in tensors:
+        if joined and joined[-1][0] == t.path and t.offset - joined[-1][2] < 4096:
+            joined[-1] = (t.path, joined[-1][1], t.offset + t.nbytes)
+        else:
+            joined.append((t.path, t.offset, t.offset + t.nbytes))
+    return joined
+
+
+class MappedModel:
+    """Any model file, mapped: layers and tensors are listed without reading weights.
+
+    A layer is brought in when its weights are asked for, or before by :meth:`prefetch_layer_weights`, and is then kept until
+    it is released or others need its room. Layers that are kept never pass `max_cache_size` together. A single layer
+    that is larger is handed out as plain views: its pages come in when they are touched, it is not counted, and they are
+    given back when another layer is asked for. Giving a layer up never invalidates its arrays; they bring their pages in
+    again. A file that was changed, truncated or replaced is an error when a layer is asked for.
+
+    Safe to use from several threads.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A GGUF or safetensors file, or a Hugging Face directory; the architecture need not be known.
+    config : MmapConfig, optional
+        Copied; :attr:`config` is the copy, whose fields may be set while the model is open.
+    budget : MemoryBudget, optional
+        The ledger in which kept layers are reserved; the process's by default.
+
+    Raises
+    ------
+    HyperionIOError, FormatError
+        As for :func:`hyperion.formats.open_container`.
+    InvalidArgumentError
+        If `config` is none.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], config: MmapConfig | None = None, *, budget: MemoryBudget | None = None
+    ) -> None:
+        if config is not None and not isinstance(config, MmapConfig):
+            raise InvalidArgumentError(f"config is {type(config).__name__}, expected MmapConfig or None")
+        self.config = dataclasses.replace(config) if config is not None else MmapConfig()
+        self._lock = threading.Condition(threading.RLock())
+        self._closed = True
+        self.container: Container = open_container(path)
+        self._maps: dict[str, FileMapping] = {}
+        try:
+            for file in self.container.files:
+                self._maps[file] = FileMapping(self.container.check_unchanged(file), file)
+            ledger = budget if budget is not None else process_budget()
+            self._reservation = ledger.reserve(f"mapped layers of {os.path.basename(self.container.path)}", 0)
+        except BaseException:
+            self._unmap()
+            raise
+        self._layers = [_Layer(i, g) for i, g in enumerate(group_layers(self.container.tensors.values()))]
+        self._used = 0
+        self._accesses = 0
+        self._loose: set[int] = set()  # layers that were too large to be kept and have been handed out
+        self._stats = MappedModelStats()
+        self._workers = Workers("hyperion-prefetch")
+        self._closed = False
+        _models.add(self)
+
+    # ---- what is there ---------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """What was opened."""
+        return self.container.path
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The container's metadata."""
+        return self.container.metadata
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """All tensors by name."""
+        return self.container.tensors
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    @property
+    def layer_count(self) -> int:
+        """Number of layers: the blocks, the embedding and the output head."""
+        return len(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def get_layer_descriptor(self, layer_index: int) -> LayerDescriptor:
+        """The layer's descriptor; it stays up to date.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If there is no such layer.
+        """
+        return self._layer(layer_index).descriptor
+
+    @property
+    def layers(self) -> list[LayerDescriptor]:
+        """Descriptors of all layers."""
+        return [layer.descriptor for layer in self._layers]
+
+    def layer_tensors(self, layer_index: int) -> tuple[TensorInfo, ...]:
+        """The layer's tensors in the order of the file; errors as for :meth:`get_layer_descriptor`."""
+        return self._layer(layer_index).tensors
+
+    @property
+    def memory_usage(self) -> int:
+        """Bytes of the layers that are in memory or on their way there."""
+        return self._used
+
+    @property
+    def stats(self) -> MappedModelStats:
+        """Counters since the model was opened."""
+        with self._lock:
+            return dataclasses.replace(self._stats, cached_bytes=self._used)
+
+    # ---- weights ---------------------------------------------------------------------------------------------------
+
+    def get_layer_weights(self, layer_index: int, dequantize: bool = False) -> LayerWeights:
+        """A layer's weights, brought in if they are not there.
+
+        Parameters
+        ----------
+        layer_index : int
+        dequantize : bool
+            Arrays are float32 in the tensor's shape, computed at each access of the mapping. Otherwise they are what is
+            stored (see :class:`LayerWeights`).
+
+        Raises
+        ------
+        InvalidArgumentError
+            If there is no such layer.
+        HyperionIOError
+            If the file has changed, ended early or fails; the message names the layer.
+        MemoryBudgetError
+            If the ledger has no room although all other layers were given up.
+        UnsupportedError
+            From the mapping's access, where a type cannot be dequantized.
+        HyperionRuntimeError
+            If the model is closed.
+        """
+        layer = self._layer(layer_index)
+        with self._lock:
+            self._check_open()
+            self._check_files(layer)
+            for other in list(self._loose - {layer.index}):
+                self._discard(self._layers[other])
+            self._wait_for(layer)
+            if layer.error is not None:
+                error, layer.error = layer.error, None
+                raise error
+            hit, arrays = layer.descriptor.is_active, layer.arrays
+            layer.loading = load = not hit and self._make_room(layer)
+        if load:
+            arrays = self._load(layer)
+        elif not hit:
+            arrays = self._arrays(layer)
+        with self._lock:
+            if not layer.descriptor.is_active:
+                self._loose.add(layer.index)
+            self._count_access(layer, hit)
+        return LayerWeights(arrays, layer.infos, dequantize)
+
+    def _wait_for(self, layer: _Layer) -> None:
+        """Until a layer that is on its way is there, or is not; signals are answered."""
+        while layer.loading:
+            self._lock.wait(POLL)
+        self._check_open()
+
+    def prefetch_layer_weights(self, layer_index: int) -> bool:
+        """Begin to bring a layer in, in the background.
+
+        Room is made as for a layer that is asked for, but neither layers that were prefetched and not used yet nor the
+        one that was used last are given up for it. What goes wrong in the background is raised when the layer is asked for.
+
+        Returns
+        -------
+        bool
+            True if the layer is in memory or on its way; False if prefetching is switched off or there is no room.
+        """
+        layer = self._layer(layer_index)
+        with self._lock:
+            self._check_open()
+            self._check_files(layer)
+            if layer.kept:
+                return True
+            if not self.config.prefetch_enabled or not self._make_room(layer, ahead=True):
+                return False
+            layer.loading = layer.wanted = True
+            layer.error = None
+            self._add(prefetches=1)
+            self._workers.submit(self.config.prefetch_threads, self._load_ahead, layer)
+        return True
+
+    def release_layer_weights(self, layer_index: int) -> None:
+        """Give a layer's memory back now. Arrays that are still held stay valid and read the file again."""
+        layer = self._layer(layer_index)
+        with self._lock:
+            self._check_open()
+            self._wait_for(layer)
+            layer.error = None
+            self._drop(layer)
+
+    # ---- priorities ------------------------------------------------------------------------------------------------
+
+    def set_layer_priority(self, layer_index: int, priority: float) -> None:
+        """The higher a layer's priority, the later it is given up; 0 by default.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If there is no such layer, or `priority` is no finite number.
+        """
+        layer = self._layer(layer_index)
+        if isinstance(priority, bool) or not isinstance(priority, (int, float, np.number)) or not math.isfinite(priority):
+            raise InvalidArgumentError(f"a priority is a finite number, not {priority!r}")
+        layer.descriptor.priority = float(priority)
+
+    def reset_layer_priorities(self) -> None:
+        """All priorities back to the default."""
+        for layer in self._layers:
+            layer.descriptor.priority = DEFAULT_PRIORITY
+
+    # ---- closing ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give everything back. Arrays that are still held stay valid; the mapping ends with the last one.
+
+        Closing twice is allowed."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._workers.close()
+        with self._lock:
+            while any(layer.loading for layer in self._layers):  # in another thread, which will see that it may stop
+                self._lock.wait(POLL)
+            for layer in self._layers:
+                self._drop(layer)
+            self._lock.notify_all()
+        self._reservation.release()
+        self._unmap()
+
+    def _unmap(self) -> None:
+        for mapping in self._maps.values():
+            mapping.close()
+        self.container.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{format_size(self._used)} in memory"
+        return f"MappedModel({self.path!r}, {len(self)} layers, {state})"
+
+    # ---- the rest ----------------------------------------------------------------------------------------------------
+
+    def _layer(self, index: int) -> _Layer:
+        if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index.__index__() < len(self._layers):
+            raise InvalidArgumentError(f"layer {index!r} of {self.path}: expected 0 to {len(self._layers) - 1}")
+        return self._layers[index.__index__()]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise HyperionRuntimeError(f"{self.path}: the model is closed", path=self.path)
+
+    def _check_files(self, layer: _Layer) -> None:
+        for path in {t.path for t in layer.tensors}:
+            self.container.check_unchanged(path, self._called(layer))
+
+    def _called(self, layer: _Layer) -> str:
+        return f"layer {layer.index} ({layer.name})"
+
+    def _add(self, **counts: int) -> None:
+        self._stats = dataclasses.replace(self._stats, **{k: getattr(self._stats, k) + n for k, n in counts.items()})
+
+    def _count_access(self, layer: _Layer, hit: bool) -> None:
+        d = layer.descriptor
+        self._add(hits=int(hit), misses=int(not hit))
+        layer.wanted = False
+        self._accesses += 1
+        if d.access_count:
+            interval = self._accesses - layer.last
+            layer.period = interval if math.isinf(layer.period) else (layer.period + interval) / 2
+        layer.last = self._accesses
+        d.access_count += 1
+        d.last_accessed = max(time.time_ns(), d.last_accessed + 1)
+
+    # -- room
+
+    def _make_room(self, layer: _Layer, ahead: bool = False) -> bool:
+        """Reserve the layer's bytes, giving others up; False if it is too large to be kept, or (ahead) there is no room."""
+        limit = int(self.config.max_cache_size)
+        if layer.size > limit:
+            return False
+        while True:
+            refusal: MemoryBudgetError | None = None
+            if self._used + layer.size <= limit:
+                try:
+                    self._reservation.resize(self._used + layer.size)
+                except MemoryBudgetError as error:
+                    refusal = error
+                else:
+                    self._used += layer.size
+                    self._stats = dataclasses.replace(
+                        self._stats, peak_cached_bytes=max(self._stats.peak_cached_bytes, self._used)
+                    )
+                    return True
+            victim = self._victim(layer, ahead)
+            if victim is not None:
+                self._drop(victim)
+                self._add(evictions=1)
+            elif ahead:
+                return False
+            elif any(other.loading for other in self._layers):
+                self._lock.wait(POLL)
+                self._check_open()
+            elif refusal is not None:
+                raise refusal
+            else:  # nothing is kept: the sum cannot pass the limit
+                raise HyperionRuntimeError(f"{self._called(layer)}: {self._used} bytes are kept by nobody")
+
+    def _victim(self, layer: _Layer, ahead: bool) -> _Layer | None:
+        """The layer to give up: of the lowest priority, and among those the one that is needed last."""
+        kept = [o for o in self._layers if o.descriptor.is_active and o is not layer and o.size]
+        if ahead:
+            priority = layer.descriptor.priority
+            kept = [o for o in kept if not o.wanted and o.last != self._accesses and o.descriptor.priority <= priority]
+        small = int(self.config.min_layer_cache_size)
+
+        def rank(other: _Layer) -> tuple[bool, float, bool, float, int]:
+            wait = self._expected_wait(other) if self.config.adaptive_caching else 0.0
+            return other.size <= small, other.descriptor.priority, other.wanted, -wait, other.last
+
+        return min(kept, key=rank, default=None)
+
+    def _expected_wait(self, layer: _Layer) -> float:
+        """Accesses until a layer is needed again, if it goes on as before; a layer that is overdue has changed its ways."""
+        wait = layer.last + layer.period - self._accesses
+        return wait if wait > 0 else float(self._accesses - layer.last)
+
+    # -- bringing in and giving back
+
+    def _load_ahead(self, layer: _Layer) -> None:
+        try:
+            self._load(layer)
+        except HyperionError as error:
+            with self._lock:
+                layer.error = error
+
+    def _load(self, layer: _Layer) -> dict[str, np.ndarray]:
+        """Bring in a layer whose room is reserved. It ends active, or not loading and with its room given back."""
+        arrays: dict[str, np.ndarray] = {}
+        whole = False
+        try:
+            arrays = self._arrays(layer)
+            self._read(layer)
+            whole = True
+        finally:
+            with self._lock:
+                layer.loading = False
+                if whole and not self._closed:
+                    layer.arrays = arrays
+                    layer.descriptor.cached_weights = LayerWeights(arrays, layer.infos)
+                    layer.descriptor.is_active = True
+                else:
+                    layer.wanted = False
+                    self._give_back(layer)
+                self._lock.notify_all()
+        return arrays
+
+    def _arrays(self, layer: _Layer) -> dict[str, np.ndarray]:
+        """Views of all tensors; those that are not aligned to their type are read into memory of their own."""
+        arrays = {}
+        for t in layer.tensors:
+            self._check_open()
+            dtype = _dtype(t)
+            if not _is_aligned(t):
+                array = np.empty(t.nbytes // dtype.itemsize, dtype)
+                self.container.read_into(t, array.view(np.uint8), what=self._called(layer))
+                self._maps[t.path].discard(t.offset, t.offset + t.nbytes)
+                array.flags.writeable = False
+                with self._lock:
+                    self._add(bytes_read=t.nbytes)
+            else:
+                array = self._maps[t.path].view(t.offset, t.nbytes, dtype)
+            shape = t.shape
+            if t.type_name not in _DTYPES and t.shape:
+                rows = math.prod(t.shape[:-1])
+                shape = (*t.shape[:-1], t.nbytes // rows if rows else 0)
+            try:
+                arrays[t.name] = array.reshape(shape)
+            except ValueError:  # values of less than a byte that do not fill the rows' bytes
+                arrays[t.name] = array
+        return arrays
+
+    def _read(self, layer: _Layer) -> None:
+        """Read through the page cache, which fails cleanly where touching a mapping would not, then map the pages."""
+        scratch = np.empty(min(CHUNK, layer.size), np.uint8)
+        for t in layer.tensors:
+            if not _is_aligned(t):  # a copy, already read
+                continue
+            for at in range(0, t.nbytes, CHUNK):
+                self._check_open()
+                n = min(CHUNK, t.nbytes - at)
+                self.container.read_into(t, scratch[:n], at, n, what=self._called(layer))
+                self._maps[t.path].populate(t.offset + at, t.offset + at + n, self._called(layer))
+                with self._lock:
+                    self._add(bytes_read=n)
+
+    def _drop(self, layer: _Layer) -> None:
+        if layer.descriptor.is_active:
+            layer.descriptor.is_active, layer.descriptor.cached_weights = False, None
+            layer.arrays, layer.wanted = {}, False
+            self._give_back(layer)
+        self._discard(layer)
+
+    def _discard(self, layer: _Layer) -> None:
+        self._loose.discard(layer.index)
+        for path, start, end in layer.ranges:
+            self._maps[path].discard(start, end)
+
+    def _give_back(self, layer: _Layer) -> None:
+        self._used -= layer.size
+        self._reservation.resize(self._used)  # smaller: never refused
+
+    def _after_fork(self) -> None:
+        """In a forked child: its threads are gone, and with them what they were loading."""
+        self._lock = threading.Condition(threading.RLock())
+        self._workers = Workers("hyperion-prefetch")
+        for layer in self._layers:
+            if layer.loading:
+                layer.loading = layer.wanted = False
+                self._give_back(layer)
+
+
+_models: weakref.WeakSet[MappedModel] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for model in list(_models):
+        if not model.closed:
+            model._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def open_mapped_model(path: str | os.PathLike[str], config: MmapConfig | None = None) -> MappedModel:
+    """Open any model file as a :class:`MappedModel`; see there."""
+    return MappedModel(path, config)
