@@ -593,5 +593,5 @@ def test_scales_that_are_not_finite_are_reported(shared, tmp_path, scale):
 def test_tensors_without_a_configuration_are_no_model(tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(h.small_safetensors()[0])
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match=r"config\.json"):
         load_model(path)

@@ -22,6 +22,13 @@ from .errors import (
 
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
     from .generation import Chunk, GenerationConfig, Model, load_model
+    from .loading.mapped import (
+        LayerDescriptor,
+        MappedModel,
+        MmapConfig,
+        create_default_mmap_config,
+        open_mapped_model,
+    )
     from .models import Session
     from .scheduling import (
         CheckpointStrategy,
@@ -45,13 +52,18 @@ _LAZY: dict[str, str] = {
     "ExecutionPlan": "hyperion.scheduling",
     "ForwardScheduler": "hyperion.scheduling",
     "GenerationConfig": "hyperion.generation",
+    "LayerDescriptor": "hyperion.loading.mapped",
     "LayerScheduler": "hyperion.scheduling",
     "LayerSchedulerConfig": "hyperion.scheduling",
+    "MappedModel": "hyperion.loading.mapped",
     "MemoryEstimate": "hyperion.scheduling",
+    "MmapConfig": "hyperion.loading.mapped",
     "Model": "hyperion.generation",
     "Session": "hyperion.models",
     "Tokenizer": "hyperion.tokenizer",
+    "create_default_mmap_config": "hyperion.loading.mapped",
     "load_model": "hyperion.generation",
+    "open_mapped_model": "hyperion.loading.mapped",
 }  # public name: the module that has it
 
 __all__ = [
@@ -69,16 +81,21 @@ __all__ = [
     "HyperionMemoryError",
     "HyperionRuntimeError",
     "InvalidArgumentError",
+    "LayerDescriptor",
     "LayerScheduler",
     "LayerSchedulerConfig",
+    "MappedModel",
     "MemoryBudgetError",
     "MemoryEstimate",
+    "MmapConfig",
     "Model",
     "Session",
     "Tokenizer",
     "UnsupportedError",
+    "create_default_mmap_config",
     "get_error_message",
     "load_model",
+    "open_mapped_model",
     "set_error_handler",
 ]
 

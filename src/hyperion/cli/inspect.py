@@ -77,8 +77,8 @@ def describe(path: Path, container: Any) -> dict[str, Any]:
 
 def tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The tokenizer as the file or the directory names it; empty where there is none."""
-    if "tokenizer_file" in metadata:
-        return {"file": Path(metadata["tokenizer_file"]).name}
+    if "tokenizer_file" in metadata:  # None: the directory has none
+        return {"file": Path(metadata["tokenizer_file"]).name} if metadata["tokenizer_file"] else {}
     prefix = "tokenizer.ggml."
     keys = {"model": "model", "pre": "pre", "bos_token_id": "bos_id", "eos_token_id": "eos_id"}
     found = {ours: metadata[prefix + theirs] for theirs, ours in keys.items() if prefix + theirs in metadata}

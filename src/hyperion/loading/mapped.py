@@ -23,7 +23,7 @@ from hyperion.errors import (
 )
 from hyperion.formats import Container, TensorInfo, open_container
 from hyperion.loading.layers import LayerTensors, group_layers
-from hyperion.loading.pages import FileMapping
+from hyperion.loading.pages import AROUND, FileMapping
 from hyperion.loading.workers import Workers
 from hyperion.memory import MemoryBudget, format_size, parse_size, process_budget
 
@@ -293,7 +293,7 @@ class MappedModel:
             ledger = budget if budget is not None else process_budget()
             self._reservation = ledger.reserve(f"mapped layers of {os.path.basename(self.container.path)}", 0)
         except BaseException:
-            self._unmap()
+            self._close_files()
             raise
         self._layers = [_Layer(i, g) for i, g in enumerate(group_layers(self.container.tensors.values()))]
         self._used = 0
@@ -395,12 +395,17 @@ class MappedModel:
             self._check_files(layer)
             for other in list(self._loose - {layer.index}):
                 self._discard(self._layers[other])
-            self._wait_for(layer)
-            if layer.error is not None:
-                error, layer.error = layer.error, None
-                raise error
-            hit, arrays = layer.descriptor.is_active, layer.arrays
-            layer.loading = load = not hit and self._make_room(layer)
+            room: bool | None = None
+            while room is None:  # waiting lets others in: the layer may be there afterwards
+                self._wait_for(layer)
+                if layer.error is not None:
+                    error, layer.error = layer.error, None
+                    raise error
+                hit, arrays = layer.descriptor.is_active, layer.arrays
+                room = False if hit else self._make_room(layer)
+                if room is None:
+                    self._lock.wait(POLL)
+            layer.loading = load = room
         if load:
             arrays = self._load(layer)
         elif not hit:
@@ -489,9 +494,9 @@ class MappedModel:
                 self._drop(layer)
             self._lock.notify_all()
         self._reservation.release()
-        self._unmap()
+        self._close_files()
 
-    def _unmap(self) -> None:
+    def _close_files(self) -> None:
         for mapping in self._maps.values():
             mapping.close()
         self.container.close()
@@ -545,8 +550,15 @@ class MappedModel:
 
     # -- room
 
-    def _make_room(self, layer: _Layer, ahead: bool = False) -> bool:
-        """Reserve the layer's bytes, giving others up; False if it is too large to be kept, or (ahead) there is no room."""
+    def _make_room(self, layer: _Layer, ahead: bool = False) -> bool | None:
+        """Reserve the layer's bytes, giving others up.
+
+        Returns
+        -------
+        bool or None
+            False if it is too large to be kept, or (ahead) there is no room; None if there will be room when a layer that
+            is on its way has arrived.
+        """
         limit = int(self.config.max_cache_size)
         if layer.size > limit:
             return False
@@ -559,9 +571,8 @@ class MappedModel:
                     refusal = error
                 else:
                     self._used += layer.size
-                    self._stats = dataclasses.replace(
-                        self._stats, peak_cached_bytes=max(self._stats.peak_cached_bytes, self._used)
-                    )
+                    peak = max(self._stats.peak_cached_bytes, self._used)
+                    self._stats = dataclasses.replace(self._stats, peak_cached_bytes=peak)
                     return True
             victim = self._victim(layer, ahead)
             if victim is not None:
@@ -570,8 +581,7 @@ class MappedModel:
             elif ahead:
                 return False
             elif any(other.loading for other in self._layers):
-                self._lock.wait(POLL)
-                self._check_open()
+                return None
             elif refusal is not None:
                 raise refusal
             else:  # nothing is kept: the sum cannot pass the limit
@@ -620,6 +630,7 @@ class MappedModel:
                     layer.arrays = arrays
                     layer.descriptor.cached_weights = LayerWeights(arrays, layer.infos)
                     layer.descriptor.is_active = True
+                    self._unmap_around(layer)
                 else:
                     layer.wanted = False
                     self._give_back(layer)
@@ -635,7 +646,7 @@ class MappedModel:
             if not _is_aligned(t):
                 array = np.empty(t.nbytes // dtype.itemsize, dtype)
                 self.container.read_into(t, array.view(np.uint8), what=self._called(layer))
-                self._maps[t.path].discard(t.offset, t.offset + t.nbytes)
+                self._maps[t.path].forget(t.offset, t.offset + t.nbytes)
                 array.flags.writeable = False
                 with self._lock:
                     self._add(bytes_read=t.nbytes)
@@ -674,8 +685,16 @@ class MappedModel:
 
     def _discard(self, layer: _Layer) -> None:
         self._loose.discard(layer.index)
+        self._unmap_around(layer)
         for path, start, end in layer.ranges:
-            self._maps[path].discard(start, end)
+            self._maps[path].forget(start, end)
+
+    def _unmap_around(self, layer: _Layer) -> None:
+        """Unmap a layer, or if it is kept what came in with it, but no layer that is kept."""
+        kept = [r for other in self._layers if other.kept for r in other.ranges]
+        for path, start, end in layer.ranges:
+            near = [(a, b) for p, a, b in kept if p == path and a < end + AROUND and b > start - AROUND]
+            self._maps[path].unmap(start, end, near)
 
     def _give_back(self, layer: _Layer) -> None:
         self._used -= layer.size

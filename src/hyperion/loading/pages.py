@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from hyperion.errors import HyperionIOError
 
-__all__ = ["FileMapping"]
+__all__ = ["AROUND", "FileMapping"]
 
 # Populates page tables like reading would, but a page that is not in the file is an error and not SIGBUS (Linux 5.14).
 # The mmap module has no name for it.
 _POPULATE_READ = 22
 _PAGE = mmap.ALLOCATIONGRANULARITY
-_AROUND = 1 << 16
-"""Linux maps up to 64 KiB of cached pages around the one that is touched."""
+
+AROUND = 2 << 20
+"""Touching a page may bring its neighbours in too: as many as the page cache holds in one piece, aligned to its size."""
 
 
 class FileMapping:
@@ -35,6 +37,9 @@ class FileMapping:
             self._map: mmap.mmap | None = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise HyperionIOError(f"cannot map {path!r}: {error}", path=path) from None
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):  # a huge page goes as a whole, with the neighbours that are on it
+            with contextlib.suppress(OSError):  # a kernel without huge pages
+                self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self._populates = hasattr(os, "uname") and os.uname().sysname == "Linux"
 
     def view(self, offset: int, nbytes: int, dtype: Any) -> np.ndarray:
@@ -65,17 +70,23 @@ class FileMapping:
                 raise HyperionIOError(message, path=self.path, offset=start) from None
             self._populates = False
 
-    def discard(self, start: int, end: int) -> None:
-        """Give the pages of a range back: out of this process, and out of the page cache if nobody else maps them.
+    def unmap(self, start: int, end: int, keep: Iterable[tuple[int, int]] = ()) -> None:
+        """Take the pages of a range out of this process, and those around it that may have come with them.
 
-        A view that is read later brings its pages in again.
+        Pages with bytes of the ranges in `keep` stay. A view that is read later brings its pages in again.
         """
-        if self._map is None or end <= start:
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
             return
-        if hasattr(mmap, "MADV_DONTNEED"):
-            first, last = start - start % _AROUND, min(end + -end % _AROUND, len(self._map))
-            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)  # a neighbour's pages come back when touched
-        if hasattr(os, "posix_fadvise"):
+        at, last = start - start % AROUND, min(end + -end % AROUND, len(self._map))
+        for first, after in [*sorted(keep), (last + -last % _PAGE, last)]:
+            free = min(first - first % _PAGE, last)
+            if free > at:
+                self._map.madvise(mmap.MADV_DONTNEED, at, free - at)
+            at = max(at, after + -after % _PAGE)
+
+    def forget(self, start: int, end: int) -> None:
+        """Let the page cache drop a range that nobody maps any more."""
+        if self._map is not None and end > start and hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):  # advice
                 os.posix_fadvise(self.fd, start, end - start, os.POSIX_FADV_DONTNEED)
 

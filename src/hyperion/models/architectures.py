@@ -39,6 +39,8 @@ def describe_model(container: Container) -> tuple[ModelConfig, dict[str, TensorI
 
 def _from_gguf(container: Container) -> tuple[ModelConfig, dict[str, TensorInfo]]:
     name = container.metadata.get("general.architecture")
+    if container.format == "safetensors":
+        raise FormatError(f"{container.path}: tensors alone are no model: config.json must be beside them", path=container.path)
     if not isinstance(name, str):
         raise FormatError(f"{container.path}: metadata lacks 'general.architecture', so this is no model")
     module = next((m for m in _MODULES if name in m.NAMES), None)
