@@ -189,8 +189,10 @@ def load_model(
         Positions of a session; defaults to the model's own, at most 4096.
     kv_type : {"f16", "q8_0", "q4_0"}
         Type of the key/value cache.
-    io : {"auto", "direct", "buffered"}
-        How streamed weights are read.
+    io : {"auto", "direct", "buffered", "mmap"}
+        How streamed weights are read: past the page cache, through it (and dropped behind), or by whichever of the two has
+        been faster of late. "mmap" lets the kernels read a `.hyperion` file's own pages, which several processes then
+        share; the file must not be truncated meanwhile.
     simd : str, optional
         Force an instruction set: "generic", "avx2", "avxvnni", "avx512" or "amx".
     progress : callable, optional

@@ -41,6 +41,7 @@ from hyperion.tokenizer import Tokenizer
 __all__ = ["Transformer"]
 
 DEFAULT_CONTEXT = 4096
+IO_MODES = ("auto", "direct", "buffered", "mmap")
 RUNTIME_BYTES = 12_000_000
 """Code and objects that opening the first model brings in: the tokenizer library, the reader's and the team's stacks."""
 
@@ -88,6 +89,8 @@ class Transformer:
         self.scheduler: Any = None
         self.path = os.fspath(path)
         self.threads = _thread_count(threads)
+        if io not in IO_MODES:
+            raise InvalidArgumentError(f"io is {io!r}, expected one of {', '.join(IO_MODES)}")
         self._io, self._kv_type = io, kv_type
         limit = available_memory() if memory_budget is None else parse_size(memory_budget)
         self.container = open_container(path)
@@ -503,7 +506,7 @@ class Transformer:
             "threads": self.threads,
             "context_length": self.context_length,
             "kv_type": self._kv_type,
-            "io": self._io if ring is not None else "none: everything is pinned",
+            "io": self._io if ring is not None or self._io == "mmap" else "none: everything is pinned",
             "tensor_bytes": types,
             "prompt_chunk": self.plan.chunk,
             "pinned_bytes": self.plan.pinned_bytes,

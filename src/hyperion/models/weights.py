@@ -12,8 +12,8 @@ import numpy as np
 from hyperion._kernels import quant
 from hyperion._kernels.nn import Block, Matrix, Shape
 from hyperion._kernels.pool import PageBuffer
-from hyperion._kernels.stream import File, Ring, checksum, read_rows
-from hyperion.errors import FormatError, HyperionIOError, MemoryBudgetError, UnsupportedError
+from hyperion._kernels.stream import File, Ring, checksum, checksums, read_rows
+from hyperion.errors import FormatError, HyperionIOError, InvalidArgumentError, MemoryBudgetError, UnsupportedError
 from hyperion.formats import Container, TensorInfo
 from hyperion.loading.schedule import RingSchedule
 from hyperion.memory import MemoryBudget, allocate
@@ -118,6 +118,8 @@ class ModelWeights:
         self._embedding_buffer: Any = None
         self.ring: Ring | None = None
         self._ring_buffer: Any = None
+        self._maps: dict[str, np.ndarray] = {}
+        self._map_reservation: Any = None
         self.vectors = [self._layer_vectors(i) for i in range(config.layers)]
         self.output_norm = self._vector("output_norm.weight", config.dim)
         factors = tensors.get("rope_freqs.weight") if config.rope_factors else None
@@ -135,6 +137,9 @@ class ModelWeights:
         under way. If a read fails, the weights that are there are consistent, and applying a plan again goes on.
         """
         self._drop_engine()
+        if self.io == "mmap":
+            self._map(plan)
+            return
         wanted = list(zip(self.pinned, plan.pinned, strict=True))
         jobs: list[Any] = []
         for grow in (False, True):  # give back first
@@ -148,6 +153,42 @@ class ModelWeights:
             self._forget(jobs)
             raise
         self._build(plan)
+
+    def _map(self, plan: MemoryPlan) -> None:
+        """Let the kernels read the file's own pages, which several processes share: only panels can be read so."""
+        if not plan.resident:
+            raise MemoryBudgetError(
+                f"io='mmap' keeps all weights mapped, which takes {plan.weight_bytes} bytes; a budget of {plan.budget} streams them",
+                budget=plan.budget,
+            )
+        plain = next((t for t in self.tensors.values() if len(t.shape) == 2 and not t.packed), None)
+        if plain is not None:
+            raise InvalidArgumentError(
+                f"io='mmap' needs a .hyperion file, whose weights are packed: tensor {plain.name!r} of {plain.path!r} is not"
+            )
+        self._map_reservation = self.budget.reserve("mapped weights", plan.items["weights"] + plan.items["embedding"])
+        self._maps = {path: np.memmap(path, np.uint8, "r") for path in self.files}
+        layers = [
+            {m.role: Matrix(m.type, m.rows, m.cols, self._mapped(name, m)) for name, m in zip(self._names(i), size.matrices, strict=True)}
+            for i, size in enumerate(self.sizes)
+        ]
+        self.first_pieces = [0] * len(layers)
+        name, rows, cols = self.config.embedding
+        size = _matrix_size("embedding", self.tensors[name], rows, cols)
+        self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, self._mapped(name, size))
+        self.output = layers.pop()["output"]
+        self.blocks = [Block(self.shape, m, v) for m, v in zip(layers, self.vectors, strict=True)]
+
+    def _mapped(self, name: str, m: MatrixSize) -> np.ndarray:
+        """A tensor's panels where the file has them, each compared with its checksum."""
+        info = self.tensors[name]
+        data = self._maps[info.path][info.offset : info.offset + m.nbytes]
+        if info.checksums is not None:
+            found = np.empty(m.panels, np.uint32)
+            checksums(data, m.panel_bytes, found)
+            if not np.array_equal(found, info.checksums):
+                raise FormatError(f"{_label(name)} of {info.path!r} is damaged: its checksum is not the one that was written")
+        return data
 
     # ---- small tensors -------------------------------------------------------------------------------------------
 
@@ -349,6 +390,10 @@ class ModelWeights:
         if self._ring_buffer is not None:
             self._ring_buffer.close()
             self._ring_buffer = None
+        self._maps = {}
+        if self._map_reservation is not None:
+            self._map_reservation.release()
+            self._map_reservation = None
 
     def close(self) -> None:
         """Stop reading and give every byte back."""
