@@ -6,10 +6,10 @@
  *
  * What bounds it (Sapphire Rapids): a tile product or store takes 16 cycles whatever the depth of K, but while tiles are
  * in flight only port 0 takes 512-bit float operations, and scaling 256 sums needs 48 or more of them. So the vector
- * unit is kept busy, and the tile unit runs three blocks ahead; tile registers are not renamed, hence two sets. */
+ * unit is kept busy, and the tile unit runs two blocks ahead; tile registers are not renamed, hence two sets. */
 #include "matmul/tokens_avx512.h"
 
-enum { AHEAD = 3, SLOTS = 4 }; /* blocks between a product and the use of its sums; sums in memory */
+enum { AHEAD = 2, SLOTS = 4 }; /* blocks between a product and the use of its sums; sums in memory */
 
 /* How the sums of a block become floats. */
 enum {
@@ -120,7 +120,7 @@ HYP_INLINE void panel_times(int shape, int tokens, const hyp_strip_block *b, siz
     for (size_t i = 0; i < n; i++) {
         if (i + AHEAD - 1 < n) store(two, i + AHEAD - 1, &c[(i + AHEAD - 1) % SLOTS]);
         if (i + AHEAD < n) multiply(two, i + AHEAD, b + i + AHEAD, act + (i + AHEAD) * HYP_ACT_RECORD);
-        hyp_fetch_ahead_avx512(ahead, panel, i, HYP_ACT_RECORD);
+        hyp_fetch_ahead_avx512(ahead, panel, i);
         scale(shape, tokens, b + i, &c[i % SLOTS], act + i * HYP_ACT_RECORD, min[i], acc);
     }
     HYP_UNROLL

@@ -63,7 +63,7 @@ HYP_INLINE void strip_times(int panels, int tokens, const hyp_strip *strip, size
     x += t;
     for (size_t i = 0; i < n; i++, x += HYP_ACT_TILE) {
         if (t == 0)
-            for (int p = 0; p < panels; p++) hyp_fetch_ahead_avx512(ahead, (size_t)p, i, 4 * HYP_ACT_TILE);
+            for (int p = 0; p < panels; p++) hyp_fetch_ahead_avx512(ahead, (size_t)p, i);
         __m512 w[HYP_STRIP_PANELS];
         HYP_UNROLL
         for (int p = 0; p < panels; p++) w[p] = _mm512_load_ps(strip[p].row[i].w);

@@ -57,21 +57,19 @@ typedef struct {
 /* Take n blocks (of 32 or 1 K; whole records) apart. */
 typedef void (*hyp_strip_unpack_fn)(const uint8_t *rec, size_t n, hyp_strip *strip);
 
-/* What the next calls will read. A strip is multiplied between two reads of memory, so the hardware's prefetch would
- * stop and start with each; instead each block that is multiplied fetches a share of what comes next. */
+/* The weights that the next strips will take. A strip is multiplied between two reads of memory, so the hardware's prefetch would
+ * stop and start with each; instead each block that is multiplied fetches a share of them. */
 typedef struct {
-    const uint8_t *act;                    /* the next group's activations, to the first-level cache */
-    const uint8_t *w[HYP_STRIP_PANELS];    /* this call's share of the next strips, to the second-level cache */
-    size_t w_step;                         /* bytes of w a block */
+    const uint8_t *w[HYP_STRIP_PANELS]; /* this call's share of the next strips */
+    size_t w_step;                      /* bytes of w a block */
 } hyp_ahead;
 
-HYP_INLINE void hyp_fetch_ahead_avx512(const hyp_ahead *ahead, size_t panel, size_t i, size_t act_bytes)
+/* To the second-level cache: the first has no room for it. */
+HYP_INLINE void hyp_fetch_ahead_avx512(const hyp_ahead *ahead, size_t panel, size_t i)
 {
     const uint8_t *w = ahead->w[panel] + i * ahead->w_step, *end = w + ahead->w_step;
     for (w = (const uint8_t *)(((uintptr_t)w + 63) & ~(uintptr_t)63); w < end; w += 64)
         _mm_prefetch((const char *)w, _MM_HINT_T1);
-    if (panel == 0)
-        for (size_t at = 0; at < act_bytes; at += 64) _mm_prefetch((const char *)ahead->act + i * act_bytes + at, _MM_HINT_T0);
 }
 
 /* sums[panel * HYP_STRIP_GROUPS] += strip[panel] x one group of activations at `act`, of which the first `tokens` count. */
