@@ -120,7 +120,7 @@ HYP_INLINE void panel_times(int shape, int tokens, const hyp_strip_block *b, siz
     for (size_t i = 0; i < n; i++) {
         if (i + AHEAD - 1 < n) store(two, i + AHEAD - 1, &c[(i + AHEAD - 1) % SLOTS]);
         if (i + AHEAD < n) multiply(two, i + AHEAD, b + i + AHEAD, act + (i + AHEAD) * HYP_ACT_RECORD);
-        hyp_fetch_ahead_avx512(ahead, panel, i);
+        hyp_fetch_ahead_avx512(ahead, panel, i, 1);
         scale(shape, tokens, b + i, &c[i % SLOTS], act + i * HYP_ACT_RECORD, min[i], acc);
     }
     HYP_UNROLL

@@ -3,7 +3,7 @@
 #include "matmul/products_avx512.h"
 
 enum {
-    L2_BYTES = 5 << 18,  /* activations at hand */
+    ACT_BYTES = 2 << 20, /* of activations at hand: what spills from L2 costs less than passing the weights again */
     LEAST_GROUPS = 4     /* for which a strip is unpacked, should they fit or not */
 };
 
@@ -64,7 +64,7 @@ void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, s
     j.record = HYP_PANEL * hyp_block_bytes(s->type);
     j.act_record = hyp_act_group_bytes(is_float, HYP_ACT_TILE, step);
     j.group_bytes = hyp_act_group_bytes(is_float, HYP_ACT_TILE, k);
-    const size_t fit = L2_BYTES / (j.group_bytes + 1), most = smaller(fit > LEAST_GROUPS ? fit : LEAST_GROUPS, HYP_STRIP_GROUPS);
+    const size_t fit = ACT_BYTES / (j.group_bytes + 1), most = smaller(fit > LEAST_GROUPS ? fit : LEAST_GROUPS, HYP_STRIP_GROUPS);
     const size_t rounds = (all + most - 1) / most, groups = rounds ? (all + rounds - 1) / rounds : 0; /* even rounds */
     const size_t stride = k / j.len * j.record;
     work_area area;

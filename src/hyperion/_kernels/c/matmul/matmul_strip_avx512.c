@@ -10,7 +10,7 @@ HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_block *from, s
     HYP_UNROLL
     for (int t = 0; t < tokens; t++) acc[t] = _mm512_load_ps(sums->at[t]);
     for (size_t i = 0; i < n; i++, from++, act += HYP_ACT_RECORD) {
-        hyp_fetch_ahead_avx512(ahead, panel, i);
+        hyp_fetch_ahead_avx512(ahead, panel, i, 1);
         hyp_block_avx512 b;
         HYP_UNROLL
         for (int v = 0; v < 8; v++) b.w[v] = _mm512_load_si512(from->w[v]);

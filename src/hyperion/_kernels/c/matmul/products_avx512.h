@@ -64,10 +64,10 @@ typedef struct {
     size_t w_step;                      /* bytes of w a block */
 } hyp_ahead;
 
-/* To the second-level cache: the first has no room for it. */
-HYP_INLINE void hyp_fetch_ahead_avx512(const hyp_ahead *ahead, size_t panel, size_t i)
+/* The share of blocks i .. i+n-1, to the second-level cache: the first has no room for it. */
+HYP_INLINE void hyp_fetch_ahead_avx512(const hyp_ahead *ahead, size_t panel, size_t i, size_t n)
 {
-    const uint8_t *w = ahead->w[panel] + i * ahead->w_step, *end = w + ahead->w_step;
+    const uint8_t *w = ahead->w[panel] + i * ahead->w_step, *end = w + n * ahead->w_step;
     for (w = (const uint8_t *)(((uintptr_t)w + 63) & ~(uintptr_t)63); w < end; w += 64)
         _mm_prefetch((const char *)w, _MM_HINT_T1);
 }
