@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
         open_mapped_model,
     )
     from .models import Session
+    from .models.convert import Conversion, convert
     from .scheduling import (
         CheckpointStrategy,
         DependencyType,
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 _LAZY: dict[str, str] = {
     "CheckpointStrategy": "hyperion.scheduling",
     "Chunk": "hyperion.generation",
+    "Conversion": "hyperion.models.convert",
     "DependencyType": "hyperion.scheduling",
     "ExecutionMode": "hyperion.scheduling",
     "ExecutionPlan": "hyperion.scheduling",
@@ -61,6 +63,7 @@ _LAZY: dict[str, str] = {
     "Model": "hyperion.generation",
     "Session": "hyperion.models",
     "Tokenizer": "hyperion.tokenizer",
+    "convert": "hyperion.models.convert",
     "create_default_mmap_config": "hyperion.loading.mapped",
     "load_model": "hyperion.generation",
     "open_mapped_model": "hyperion.loading.mapped",
@@ -69,6 +72,7 @@ _LAZY: dict[str, str] = {
 __all__ = [
     "CheckpointStrategy",
     "Chunk",
+    "Conversion",
     "DependencyType",
     "ErrorCode",
     "ExecutionMode",
@@ -92,6 +96,7 @@ __all__ = [
     "Session",
     "Tokenizer",
     "UnsupportedError",
+    "convert",
     "create_default_mmap_config",
     "get_error_message",
     "load_model",

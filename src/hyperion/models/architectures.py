@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from hyperion.errors import FormatError, UnsupportedError
@@ -11,7 +11,7 @@ from hyperion.models import llama, qwen2, qwen3
 from hyperion.models.common import hf_tensor_names
 from hyperion.models.config import ModelConfig
 
-__all__ = ["describe_model", "supported_architectures"]
+__all__ = ["config_from_metadata", "describe_model", "supported_architectures"]
 
 _MODULES = (llama, qwen2, qwen3)
 
@@ -38,16 +38,21 @@ def describe_model(container: Container) -> tuple[ModelConfig, dict[str, TensorI
 
 
 def _from_gguf(container: Container) -> tuple[ModelConfig, dict[str, TensorInfo]]:
-    name = container.metadata.get("general.architecture")
     if container.format == "safetensors":
         raise FormatError(f"{container.path}: tensors alone are no model: config.json must be beside them", path=container.path)
-    if not isinstance(name, str):
+    if not isinstance(container.metadata.get("general.architecture"), str):
         raise FormatError(f"{container.path}: metadata lacks 'general.architecture', so this is no model")
+    tensors = dict(container.tensors)
+    return config_from_metadata(container.metadata, tensors), tensors
+
+
+def config_from_metadata(metadata: Mapping[str, Any], tensors: Collection[str]) -> ModelConfig:
+    """Configuration of the model that GGUF keys describe; errors as for :func:`describe_model`."""
+    name = metadata["general.architecture"]
     module = next((m for m in _MODULES if name in m.NAMES), None)
     if module is None:
         raise UnsupportedError(f"architecture {name!r} is not supported; supported: {', '.join(supported_architectures())}")
-    tensors = dict(container.tensors)
-    return module.from_gguf(container.metadata, tensors), tensors
+    return module.from_gguf(metadata, tensors)
 
 
 def _from_hf(raw: Mapping[str, Any], container: Container) -> tuple[ModelConfig, dict[str, TensorInfo]]:

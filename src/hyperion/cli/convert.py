@@ -1,0 +1,47 @@
+"""``hyperion convert``: a model in another format or with another numeric type."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+import click
+
+from hyperion.cli.common import as_json, emit_json, note, progress_bar
+
+
+@click.command("convert")
+@click.argument("src")
+@click.argument("dst")
+@click.option("--type", metavar="TYPE", help="Type of all weight matrices, such as q4_0, q4_k or f16; by default they keep theirs.")
+@click.option("--format", type=click.Choice(["hyperion", "gguf"]), help="By default what DST's suffix says.")
+@click.option("--method", metavar="NAME", help="How weights are quantized; by default the way of the type.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@as_json
+def command(
+    src: str, dst: str, type: str | None, format: str | None, method: str | None, dry_run: bool, json_output: bool
+) -> None:
+    """Write the model SRC to DST.
+
+    SRC is a GGUF file, a .hyperion file or a Hugging Face directory; DST a .hyperion file, which opens without any packing
+    work, or a GGUF file, which llama.cpp runs as well. DST appears when it is complete.
+    """
+    from hyperion.memory import format_size
+    from hyperion.models.convert import convert, estimate_conversion
+
+    planned = estimate_conversion(src, dst, type, format)
+    types = ", ".join(f"{name} {format_size(n)}" for name, n in sorted(planned.types.items(), key=lambda item: -item[1]))
+    note(f"{'would write' if dry_run else 'writing'} {dst}: {format_size(planned.nbytes)} of tensors ({types}), "
+         f"from {format_size(planned.source_bytes)}")  # fmt: skip
+    for name, instead in planned.replaced.items():
+        note(f"  {name}: {instead}, because {type} does not divide its rows")
+    seconds = 0.0
+    if not dry_run:
+        start = time.perf_counter()
+        with progress_bar("converting", "B") as progress:
+            convert(src, dst, type, format, method=method, progress=progress)
+        seconds = time.perf_counter() - start
+        note(f"{format_size(os.path.getsize(dst))} in {seconds:.1f} s")
+    if json_output:
+        emit_json({**dataclasses.asdict(planned), "seconds": seconds, "written": not dry_run})

@@ -1,0 +1,407 @@
+"""Conversion between model files: GGUF, Hugging Face directories and .hyperion in, .hyperion and GGUF out.
+
+One slab of rows of one tensor is in memory at a time, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyperion._kernels import quant
+from hyperion._kernels.stream import File, checksum, checksums, read_rows
+from hyperion.errors import FormatError, InvalidArgumentError, UnsupportedError
+from hyperion.formats import Container, TensorInfo, open_container
+from hyperion.formats.gguf import Metadata
+from hyperion.formats.native import NativeTensor, NativeWriter
+from hyperion.formats.writing import GGUFWriter, TensorLayout, Typed
+from hyperion.models.architectures import config_from_metadata, describe_model
+from hyperion.models.config import ModelConfig, rope_frequencies
+from hyperion.models.convert_vocabulary import vocabulary_metadata
+from hyperion.models.quantize_rows import encode_rows
+
+__all__ = ["Conversion", "convert", "estimate_conversion"]
+
+SUFFIXES = {".hyperion": "hyperion", ".tmai": "hyperion", ".gguf": "gguf"}
+SLAB_WEIGHTS = 2 << 20
+"""Weights that are in memory as float32 at a time."""
+
+PANEL = 16
+F32 = 0
+_U32, _F32, _STRING, _ARRAY = 4, 6, 8, 9
+
+ORDER = (
+    "attn_norm", "q", "q_bias", "k", "k_bias", "v", "v_bias", "q_norm", "k_norm", "o", "o_bias",
+    "ffn_norm", "gate", "up", "down",
+)  # fmt: skip
+"""A block's tensors by role, in the order in which it uses them."""
+
+FALLBACKS = {
+    "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0",
+}  # fmt: skip
+"""For rows that are not whole blocks of 256; rows that are not blocks of 32 become f16."""
+
+FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12, "q4_k": 15, "q5_k": 17,
+    "q6_k": 18, "iq4_nl": 25, "bf16": 32,
+}  # fmt: skip
+"""llama.cpp's numbers for general.file_type, which no reader needs."""
+
+DROPPED = ("hyperion.", "split.")
+REPLACED = ("general.alignment", "general.file_type", "general.quantization_version")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What a conversion wrote, or would write.
+
+    Attributes
+    ----------
+    path : str
+    format : {"hyperion", "gguf"}
+    nbytes, source_bytes : int
+        Bytes of the tensors of the new file and of the old one; their headers are not counted.
+    types : dict of str to int
+        Bytes of tensors by type.
+    replaced : dict of str to str
+        Tensors whose rows the wanted type does not divide, and the type that they have instead.
+    """
+
+    path: str
+    format: str
+    nbytes: int
+    source_bytes: int
+    types: dict[str, int]
+    replaced: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A tensor on its way: where it comes from, what it becomes."""
+
+    name: str
+    layer: int
+    rows: int  # 1 for a vector
+    cols: int
+    type: int
+    info: TensorInfo | None  # None: `values`
+    matrix: bool
+    heads: int = 0  # rows are reordered within so many heads, see _rotate
+    values: np.ndarray | None = None
+
+    @property
+    def kind(self) -> Any:
+        return quant.block_type(self.type)
+
+    def slab_rows(self) -> int:
+        """Rows that are converted together: whole panels, and whole heads where rows are reordered."""
+        unit = PANEL if not self.heads else math.lcm(PANEL, self.rows // self.heads)
+        return max(unit, SLAB_WEIGHTS // self.cols // unit * unit)
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    type: str | None = None,
+    format: str | None = None,
+    *,
+    method: str | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write a model to another file, in another format or with another numeric type.
+
+    Parameters
+    ----------
+    src : str or PathLike
+        A GGUF file (any part of a split one), a ``.hyperion`` file, or a Hugging Face directory.
+    dst : str or PathLike
+        The file to write. It appears when it is complete; until then, and after an error, what was there stays.
+    type : str, optional
+        Type of all weight matrices ("q4_0", "q4_k", "f16", ...); by default each keeps its own. Vectors are F32.
+    format : {"hyperion", "gguf"}, optional
+        By default what the suffix of `dst` says.
+    method : str, optional
+        How weights are quantized; by default the way of the type.
+    progress : callable, optional
+        Called with (bytes written, bytes in all) of tensors.
+
+    Returns
+    -------
+    Conversion
+
+    Raises
+    ------
+    InvalidArgumentError
+        For an unknown type, format or method.
+    FormatError
+        If the source does not follow its format, its bytes are not those of its checksums, or a weight is NaN or infinite.
+    UnsupportedError
+        If the architecture is unknown, or the target format has no way to express the model or its tokenizer.
+    HyperionIOError
+        If reading or writing fails.
+
+    Notes
+    -----
+    Memory does not grow with the model. The rows of a type's blocks that do not fit (K types need 256 columns) take the next
+    type that does; :attr:`Conversion.replaced` names them.
+    """
+    with open_container(src) as container:
+        job = _Job(container, dst, type, format, method)
+        job.run(progress)
+        return job.summary()
+
+
+def estimate_conversion(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], type: str | None = None, format: str | None = None
+) -> Conversion:
+    """What :func:`convert` would write: the exact sizes and types. Nothing is written, and no weight is read."""
+    with open_container(src) as container:
+        return _Job(container, dst, type, format, None).summary()
+
+
+class _Job:
+    """One conversion, planned when it is made."""
+
+    def __init__(
+        self, container: Container, dst: str | os.PathLike[str], type: str | None, format: str | None, method: str | None
+    ) -> None:
+        self.container, self.path, self.method = container, os.fspath(dst), method
+        self.format = _format(self.path, format)
+        self.wanted = None if type is None else quant.block_type(_type_name(type))
+        self.replaced: dict[str, str] = {}
+        self.files: dict[str, File] = {}
+        config, infos = describe_model(container)
+        self.metadata, extra = _metadata(container, config, infos)
+        values = {key: typed.value for key, typed in self.metadata.items()}
+        self.config = config_from_metadata(values, [*infos, *extra])
+        _check_same(config, self.config)
+        self.reorder = self.config.interleaved and not config.interleaved
+        if self.reorder and config.rot != config.head_dim:
+            raise UnsupportedError(f"{container.path}: only {config.rot} of {config.head_dim} dims are rotated, which GGUF cannot say")
+        self.tensors = list(self._plan(infos, extra))
+        self._describe_types()
+
+    def _plan(self, infos: Mapping[str, TensorInfo], extra: Mapping[str, np.ndarray]) -> Iterator[_Tensor]:
+        """Every tensor in execution order."""
+        config = self.config
+        yield self._matrix(infos, *config.embedding, 0)
+        for name, values in extra.items():
+            yield _Tensor(name, 0, 1, len(values), F32, None, False, values=values)
+        if "rope_freqs.weight" in infos:
+            yield self._vector(infos, "rope_freqs.weight", infos["rope_freqs.weight"].shape[0], 0)
+        for layer in range(config.layers):
+            matrices, vectors = config.matrices(layer), config.vectors(layer)
+            for role in sorted({*matrices, *vectors}, key=lambda r: (ORDER.index(r) if r in ORDER else len(ORDER), r)):
+                heads = {"q": config.heads, "k": config.kv_heads}.get(role.partition("_")[0], 0)
+                heads = heads if self.reorder and not role.endswith("_norm") else 0
+                if role in matrices:
+                    yield self._matrix(infos, *matrices[role], layer + 1, heads)
+                else:
+                    yield self._vector(infos, *vectors[role], layer + 1, heads)
+        yield self._vector(infos, "output_norm.weight", config.dim, config.layers + 1)
+        if not config.tied:
+            yield self._matrix(infos, *config.output, config.layers + 1)
+
+    def _matrix(self, infos: Mapping[str, TensorInfo], name: str, rows: int, cols: int, layer: int, heads: int = 0) -> _Tensor:
+        info = infos[name]
+        source = _supported(info)
+        target = self.wanted or source
+        while cols % target.block_len:
+            target = quant.TYPES[FALLBACKS.get(target.name, "f16")]
+            self.replaced[name] = target.name
+        return _Tensor(name, layer, rows, cols, target.id, info, True, heads)
+
+    def _vector(self, infos: Mapping[str, TensorInfo], name: str, length: int, layer: int, heads: int = 0) -> _Tensor:
+        if _supported(infos[name]).name not in ("f32", "f16", "bf16"):
+            raise UnsupportedError(f"tensor {name!r} has type {infos[name].type_name}, expected a float type", tensor=name)
+        return _Tensor(name, layer, 1, length, F32, infos[name], False, heads)
+
+    def _describe_types(self) -> None:
+        """The keys that say what types the file has."""
+        sizes: dict[int, int] = {}
+        for t in self.tensors:
+            if t.matrix:
+                sizes[t.type] = sizes.get(t.type, 0) + t.rows * t.cols
+        main = quant.block_type(max(sizes, key=lambda number: sizes[number]))
+        same = self.wanted is None and isinstance(self.container.metadata, Metadata)
+        old = self.container.metadata.get("general.file_type") if same else None
+        self.metadata["general.file_type"] = Typed(_U32, old if type(old) is int and 0 <= old < 1 << 32 else FILE_TYPES[main.name])
+        if any(quant.block_type(number).block_len > 1 for number in sizes):
+            self.metadata["general.quantization_version"] = Typed(_U32, 2)
+
+    def _writer(self) -> Any:
+        if self.format == "hyperion":
+            table = [NativeTensor(t.name, t.type, t.rows, t.cols, t.layer, t.matrix) for t in self.tensors]
+            return NativeWriter(self.path, self.metadata, table, checksums)
+        layouts = [
+            TensorLayout(t.name, t.type, (t.rows, t.cols) if t.matrix else (t.cols,), t.rows * t.kind.row_bytes(t.cols))
+            for t in self.tensors
+        ]
+        return GGUFWriter(self.path, self.metadata, layouts)
+
+    def summary(self) -> Conversion:
+        """What is, or would be, in the file."""
+        types: dict[str, int] = {}
+        for t in self.tensors:
+            rows = -(-t.rows // PANEL) * PANEL if t.matrix and self.format == "hyperion" else t.rows
+            types[t.kind.name] = types.get(t.kind.name, 0) + rows * t.kind.row_bytes(t.cols)
+        source = sum(t.info.nbytes for t in self.tensors if t.info is not None)
+        return Conversion(self.path, self.format, sum(types.values()), source, types, dict(self.replaced))
+
+    def run(self, progress: Progress | None) -> None:
+        """Write the file."""
+        total, done = self.summary().nbytes, 0
+        with self._writer() as writer:
+            for tensor in self.tensors:
+                for first in range(0, tensor.rows, tensor.slab_rows()):
+                    n = min(tensor.slab_rows(), tensor.rows - first)
+                    data = self._slab(tensor, first, n)
+                    writer.write(data)
+                    done += data.nbytes
+                    if progress is not None:
+                        progress(done, total)
+            writer.finish()
+
+    def _slab(self, tensor: _Tensor, first: int, rows: int) -> np.ndarray:
+        """Rows [first, first + rows) as the target file has them."""
+        if tensor.values is not None:
+            return tensor.values
+        info = tensor.info
+        assert info is not None
+        source = quant.block_type(info.type)
+        raw = self._read(info, source, first, rows, tensor.cols)
+        if tensor.heads and tensor.matrix:
+            raw = _rotate(raw.reshape(rows, -1), tensor.rows // tensor.heads).reshape(-1)
+        if source.id != tensor.type:
+            values = quant.dequantize(source, raw, rows, tensor.cols)
+            raw = encode_rows(values, tensor.kind.name, self.method)
+            if quant.find_nonfinite(tensor.type, raw) >= 0:
+                raise FormatError(f"tensor {tensor.name!r} has weights too large for {tensor.kind.name}", tensor=tensor.name)
+        if tensor.heads and not tensor.matrix:
+            raw = _rotate(raw.reshape(-1, 4), tensor.cols // tensor.heads).reshape(-1)
+        if self.format == "gguf" or not tensor.matrix:
+            return raw
+        packed = np.empty(tensor.kind.packed_bytes(rows, tensor.cols), np.uint8)
+        quant.pack(tensor.type, raw, rows, tensor.cols, packed)
+        return packed
+
+    def _read(self, info: TensorInfo, source: Any, first: int, rows: int, cols: int) -> np.ndarray:
+        """Rows of a source tensor as blocks, checked."""
+        what = f"tensor {info.name!r}"
+        if info.packed:
+            file = self.files.get(info.path) or self.files.setdefault(info.path, File(info.path, direct=False))
+            panel = first // PANEL
+            panels = np.empty(source.packed_bytes(rows, cols), np.uint8)
+            sums = None if info.checksums is None else info.checksums[panel : panel + -(-rows // PANEL)]
+            offset = info.offset + panel * source.panel_bytes(cols)
+            self.container.check_unchanged(info.path, what)
+            read_rows(file, source.id, offset, rows, cols, panels, packed=True, what=what, sums=sums)
+            raw = quant.PackedMatrix(source, rows, cols, panels).unpack()
+            assert isinstance(raw, np.ndarray)
+            return raw
+        size = source.row_bytes(cols)
+        raw = np.empty(rows * size, np.uint8)
+        self.container.read_into(info, raw, first * size, rows * size)
+        if info.checksums is not None and checksum(raw) != info.checksums[0]:
+            raise FormatError(f"{what} of {info.path!r} is damaged: its checksum is not the one that was written", tensor=info.name)
+        if quant.find_nonfinite(source, raw) >= 0:
+            raise FormatError(f"{what} of {info.path!r} has a scale or a weight that is NaN or infinite", tensor=info.name)
+        return raw
+
+
+def _rotate(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """From rotary pairs half a head apart to neighbours: row j * head_dim / 2 + i of a head becomes row 2 * i + j."""
+    heads = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _type_name(type: object) -> str:
+    if not isinstance(type, str) or type.lower() not in quant.TYPES:
+        raise InvalidArgumentError(f"type is {type!r:.40}, expected one of {', '.join(quant.TYPES)}")
+    return type.lower()
+
+
+def _format(path: str | bytes, given: str | None) -> str:
+    if given is None:
+        suffix = os.path.splitext(os.fsdecode(path))[1].lower()
+        if suffix not in SUFFIXES:
+            raise InvalidArgumentError(f"{os.fsdecode(path)!r} ends in {suffix!r}: expected .hyperion or .gguf, or name a format")
+        return SUFFIXES[suffix]
+    if given not in SUFFIXES.values():
+        raise InvalidArgumentError(f"format is {given!r:.40}, expected 'hyperion' or 'gguf'")
+    return given
+
+
+def _supported(info: TensorInfo) -> Any:
+    if info.type not in {t.id for t in quant.TYPES.values()}:
+        known = ", ".join(quant.TYPES)
+        raise UnsupportedError(f"tensor {info.name!r} has type {info.type_name}; supported: {known}", tensor=info.name)
+    return quant.block_type(info.type)
+
+
+# ---- metadata ------------------------------------------------------------------------------------------------------------
+
+
+def _metadata(
+    container: Container, config: ModelConfig, infos: Mapping[str, TensorInfo]
+) -> tuple[dict[str, Typed], dict[str, np.ndarray]]:
+    """Keys of the new file, and tensors that the source says in another way."""
+    source = container.metadata
+    if isinstance(source, Metadata):
+        kept = {
+            key: Typed(source.kinds[key], value)
+            for key, value in source.items()
+            if not key.startswith(DROPPED) and key not in REPLACED
+        }
+        return kept, {}
+    folder = Path(container.path)
+    folder = folder if folder.is_dir() else folder.parent
+    return _metadata_from_config(config, folder)
+
+
+def _metadata_from_config(config: ModelConfig, folder: Path) -> tuple[dict[str, Typed], dict[str, np.ndarray]]:
+    """GGUF keys of a model that came with config.json."""
+    integers = {
+        "block_count": config.layers, "context_length": config.context_length, "embedding_length": config.dim,
+        "feed_forward_length": config.ffn_dim, "attention.head_count": config.heads,
+        "attention.head_count_kv": config.kv_heads, "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim, "rope.dimension_count": config.rot, "vocab_size": config.vocab_size,
+    }  # fmt: skip
+    floats = {"attention.layer_norm_rms_epsilon": config.norm_eps, "rope.freq_base": config.rope_theta}
+    at = config.architecture + "."
+    keys = {
+        "general.architecture": Typed(_STRING, config.architecture),
+        "general.type": Typed(_STRING, "model"),
+        "general.name": Typed(_STRING, folder.resolve().name),
+    }
+    keys |= {at + key: Typed(_U32, value) for key, value in integers.items()}
+    keys |= {at + key: Typed(_F32, value) for key, value in floats.items()}
+    extra = {}
+    if config.rope_scaling is not None and config.rope_scaling.kind == "linear":
+        keys[at + "rope.scaling.type"] = Typed(_STRING, "linear")
+        keys[at + "rope.scaling.factor"] = Typed(_F32, config.rope_scaling.factor)
+    elif config.rope_scaling is not None:  # Llama 3.1's blend is said by its divisors
+        plain = rope_frequencies(dataclasses.replace(config, rope_scaling=None))
+        extra["rope_freqs.weight"] = (plain / rope_frequencies(config)).astype(np.float32)
+    return keys | vocabulary_metadata(folder, config.vocab_size), extra
+
+
+def _check_same(before: ModelConfig, after: ModelConfig) -> None:
+    """What the new keys say is what the source said, apart from the order of rotary pairs and the form of scaling."""
+    if before == after:
+        return
+    for field in dataclasses.fields(before):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if field.name in ("interleaved", "name", "rope_scaling", "rope_factors") or old == new:
+            continue
+        if isinstance(old, float) and math.isclose(old, new, rel_tol=1e-6):  # GGUF has them in single precision
+            continue
+        raise UnsupportedError(f"GGUF has no way to say that this model's {field.name} is {old!r:.60}", field=field.name)
