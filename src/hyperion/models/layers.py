@@ -181,7 +181,7 @@ class EngineLayers:
         return np.concatenate([p.ids for p in self.record])
 
     def compute(self, start: int, state: np.ndarray | None, stop: int) -> np.ndarray:
-        """Run layers start + 1 .. stop again over the tokens evaluated last.
+        """Run layers start + 1 .. stop again over the tokens evaluated last. The model's lock is held.
 
         Parameters
         ----------
@@ -199,23 +199,19 @@ class EngineLayers:
 
         Notes
         -----
-        Blocks write the keys and values of the same tokens at the same positions once more: the same bits. Where a session
-        was closed in the meantime, its tokens go through a temporary one from the first on.
+        Blocks write the keys and values of the same tokens at the same positions once more: the same bits.
         """
         engine, record = self.engine, self.record
-        if any(s.cache is None for p in record for s in p.sessions):
-            return self._replay(stop)
+        engine._check_open()
         width = engine.config.vocab_size if stop == self.count - 1 else engine.config.dim
         out = np.empty((self.rows, width), np.float32)
         row = 0
-        with self.lock:
-            engine._check_open()
-            for p in record:
-                for a in range(0, len(p.ids), engine.plan.chunk):
-                    rows = slice(a, a + engine.plan.chunk)
-                    n = len(p.ids[rows])
-                    self._run_again(p, rows, start, None if state is None else state[row : row + n], stop, out[row : row + n])
-                    row += n
+        for p in record:
+            for a in range(0, len(p.ids), engine.plan.chunk):
+                rows = slice(a, a + engine.plan.chunk)
+                n = len(p.ids[rows])
+                self._run_again(p, rows, start, None if state is None else state[row : row + n], stop, out[row : row + n])
+                row += n
         return out
 
     def _run_again(self, p: Pass, rows: slice, start: int, state: np.ndarray | None, stop: int, out: np.ndarray) -> None:
@@ -235,8 +231,21 @@ class EngineLayers:
         finally:
             self.restart_stream()
 
-    def _replay(self, stop: int) -> np.ndarray:
-        """The same for sessions that are closed, from their tokens."""
+    @property
+    def closed(self) -> bool:
+        """A session of the last call is closed: its keys and values are gone."""
+        return any(s.cache is None for p in self.record for s in p.sessions)
+
+    def replay(self, stop: int) -> np.ndarray:
+        """The same as :meth:`compute` where sessions are closed: all their tokens go through a temporary one.
+
+        Raises
+        ------
+        HyperionRuntimeError
+            If a session was truncated before it was closed.
+        MemoryBudgetError
+            If the budget does not hold a session.
+        """
         parts = []
         for session in dict.fromkeys(s for p in self.record for s in p.sessions):
             where = [p.positions[p.sequences == p.sessions.index(session)] for p in self.record if session in p.sessions]
@@ -250,7 +259,8 @@ class EngineLayers:
                 copy.record = [
                     Pass([again], ids, np.arange(end, dtype=np.int64), np.zeros(end, np.int32), none, none, none, none)
                 ]
-                parts.append(copy.compute(-1, None, stop)[first:])
+                with self.lock:
+                    parts.append(copy.compute(-1, None, stop)[first:])
         return np.concatenate(parts)
 
     # ---- bytes and times -------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from hyperion.memory import format_size
 __all__ = ["Reversal", "Step", "plan_reversal", "revolve"]
 
 UNITS = 512
-"""Memory is counted in units of the sizes' greatest common divisor, at most so many: then sizes are rounded up."""
+"""Memory is counted in units of the sizes' greatest common divisor, at most so many; larger units round sizes up."""
 
 LONGEST = 128
 """Unequal layers that are planned by their own sizes; longer chains are planned as if all had the largest."""
@@ -169,30 +169,33 @@ def _peak(steps: Sequence[Step], sizes: Sequence[int], in_place: bool) -> int:
 
 
 def _make_table(sizes: list[int], limit: int, in_place: bool, always: set[int], never: set[int]) -> _Table:
-    n = len(sizes)
     states = sizes[1:]
-    if n > LONGEST and len(set(states)) > 1 and limit >= (1 if in_place else 2) * max(states):
-        states = [max(states)] * (n - 1)
-    enough = sum(states) + max(states, default=0)
-    limit = min(limit, enough)
-    unit = math.gcd(*states) or 1
-    if len(set(states)) > 1 and limit // unit > UNITS:
-        unit = -(-limit // UNITS)
-        rounded = [-(-s // unit) for s in states]
-        if limit // unit < _transient([0, *rounded], 0, n - 1, in_place):  # too tight to be rounded
-            unit = math.gcd(*states) or 1
-    counted = [0, *(-(-s // unit) for s in states)]
+    if sum(sizes) <= limit and not never:
+        return _KeepAll(sizes, limit, in_place, set(), set())
+    if len(sizes) > LONGEST and len(set(states)) > 1:
+        if limit < (1 if in_place else 2) * max(states):  # too tight to be planned by the largest size
+            return _KeepNothing(sizes, limit, in_place, set(), set())
+        sizes = [0] + [max(states)] * len(states)
+        states = sizes[1:]
     if len(set(states)) <= 1 and not always and not never:
-        return _EqualTable(counted, limit // unit, in_place)
-    return _Table(counted, limit // unit, in_place, always, never)
+        return _EqualTable(sizes, limit, in_place)
+    return _Table(sizes, limit, in_place, always, never)
 
 
 class _Table:
-    """cost(i, j, m): the fewest executions that visit layers j - 1 .. i, with x[i] at hand and m units for other states."""
+    """cost(i, j, m): the fewest executions that visit layers j - 1 .. i, with x[i] at hand and m units for other states.
 
-    def __init__(self, sizes: list[int], units: int, in_place: bool, always: set[int], never: set[int]) -> None:
-        self.sizes, self.units, self.in_place, self.always, self.never = sizes, units, in_place, always, never
-        self.n = len(sizes)
+    A unit is the sizes' greatest common divisor, or larger where that makes too many. Kept states are rounded up to units;
+    what a layer needs while it runs is compared in bytes with what the kept ones leave.
+    """
+
+    def __init__(self, sizes: list[int], limit: int, in_place: bool, always: set[int], never: set[int]) -> None:
+        self.n, self.bytes, self.in_place, self.always, self.never = len(sizes), sizes, in_place, always, never
+        self.limit = min(limit, sum(sizes) + max(sizes))  # more changes nothing
+        unit = math.gcd(*sizes) or 1
+        self.unit = unit if self.limit // unit <= UNITS else -(-self.limit // UNITS)
+        self.units = self.limit // self.unit
+        self.sizes = [-(-s // self.unit) for s in sizes]
         self.fill()
 
     def fill(self) -> None:
@@ -204,26 +207,31 @@ class _Table:
                 j = i + length
                 best = np.full(width, NEVER, np.int32)
                 for k, need in self.splits(i, j):
-                    right = self.costs[k, j][need - self.sizes[k] : width - self.sizes[k]]
-                    np.minimum(best[need:], (k - i) + right + self.costs[i, k][need:], out=best[need:])
+                    candidate = (k - i) + self.costs[i, k][need:]
+                    if k < j - 1:
+                        candidate += self.costs[k, j][need - self.sizes[k] : width - self.sizes[k]]
+                    np.minimum(best[need:], candidate, out=best[need:])
                 self.costs[i, j] = np.minimum(best, NEVER)
 
     def splits(self, i: int, j: int) -> list[tuple[int, int]]:
-        """(k, units that are needed on the way) of every state that may be the next one kept after x[i]."""
-        found, need = [], 0
+        """(k, units that are needed) of every state that may be the next one kept after x[i]."""
+        found, most = [], 0
         for k in range(i + 1, j):
-            need = max(need, self.sizes[k] + (self.sizes[k - 1] if k - 1 > i and not self.in_place else 0))
-            if need > self.units:
+            most = max(most, self.bytes[k] + (self.bytes[k - 1] if k - 1 > i and not self.in_place else 0))
+            if most > self.limit:
                 break
-            if k == j - 1 or k not in self.never:
+            need = self.units - (self.limit - most) // self.unit
+            if k == j - 1:  # visited next: it is at hand, and nothing else is needed
                 found.append((k, need))
+            elif k not in self.never and self.sizes[k] <= self.units:
+                found.append((k, max(need, self.sizes[k])))
             if k in self.always:
                 break
         return found
 
     def cost(self, i: int, j: int, m: int) -> int:
         """One entry."""
-        return int(self.costs[i, j][m])
+        return 0 if j == i + 1 else int(self.costs[i, j][m])
 
     def unroll(self, steps: list[Step]) -> None:
         """The steps of the best plan."""
@@ -235,19 +243,41 @@ class _Table:
             elif j == i + 1:
                 steps.append(Step("visit", i, i))
             else:
-                fits = [(k, need) for k, need in self.splits(i, j) if need <= m]
-                k = min(
-                    (k for k, _ in fits), key=lambda k: (k - i) + self.cost(k, j, m - self.sizes[k]) + self.cost(i, k, m)
-                )
+                k = self.best_split(i, j, m)
                 steps.append(Step("advance", i, k))
                 todo += [("sweep", i, k, m), ("free", k, k, 0), ("sweep", k, j, m - self.sizes[k])]
+
+    def best_split(self, i: int, j: int, m: int) -> int:
+        """The state that is kept next."""
+        fits = [k for k, need in self.splits(i, j) if need <= m]
+        return min(fits, key=lambda k: (k - i) + self.cost(k, j, m - self.sizes[k]) + self.cost(i, k, m))
+
+
+class _KeepNothing(_Table):
+    """Every state from the chain's input."""
+
+    def fill(self) -> None:
+        pass
+
+    def cost(self, i: int, j: int, m: int) -> int:
+        return 0
+
+    def best_split(self, i: int, j: int, m: int) -> int:
+        return j - 1
+
+
+class _KeepAll(_KeepNothing):
+    """Everything fits."""
+
+    def best_split(self, i: int, j: int, m: int) -> int:
+        return i + 1
 
 
 class _EqualTable(_Table):
     """The same where all states have one size: the cost depends on the number of layers alone."""
 
-    def __init__(self, sizes: list[int], units: int, in_place: bool) -> None:
-        super().__init__(sizes, units, in_place, set(), set())
+    def __init__(self, sizes: list[int], limit: int, in_place: bool) -> None:
+        super().__init__(sizes, limit, in_place, set(), set())
 
     def fill(self) -> None:
         width = self.units + 1

@@ -30,7 +30,8 @@ class LayerSource(Protocol):
     """What is asked of an open model.
 
     count: layers, embedding and head included; row_bytes: of one token's hidden state; rows: tokens evaluated last; kept:
-    arrays [rows, dim] by layer that passes fill; lock: held while a pass runs; stream: what streams weights, or None.
+    arrays [rows, dim] by layer that passes fill; lock: held while a pass runs and while `compute` does; closed: a session
+    is closed, so that `replay` has to start from the first token; stream: what streams weights, or None.
     """
 
     count: int
@@ -42,8 +43,11 @@ class LayerSource(Protocol):
     def rows(self) -> int: ...
     @property
     def stream(self) -> object: ...
+    @property
+    def closed(self) -> bool: ...
     def bind(self, graph: ForwardScheduler) -> None: ...
     def compute(self, start: int, state: np.ndarray | None, stop: int) -> np.ndarray: ...
+    def replay(self, stop: int) -> np.ndarray: ...
     def tokens(self) -> np.ndarray: ...
     def ledger(self) -> tuple[int, int, int]: ...
     def waited(self) -> tuple[object, float]: ...
@@ -193,17 +197,16 @@ class ModelRunner(Runner):
     def output(self, index: int) -> np.ndarray:
         source = self.source
         with source.lock:
-            rows = source.rows
-            if rows == 0:
+            if source.rows == 0:
                 raise HyperionRuntimeError("no token was evaluated yet")
             if index in source.kept:
                 return source.kept[index].copy()
             start = max((i for i in source.kept if i < index), default=-1)
-            state = source.kept[start].copy() if start >= 0 else None
-        with self.budget.reserve("layer outputs", (1 + (state is not None)) * self._state_bytes(rows)):
-            result = source.compute(start, state, index)
-        self.count_again(index - start)
-        return result
+            if not source.closed:  # the array is the caller's, and nothing else is needed
+                self.count_again(index - start)
+                return source.compute(start, source.kept.get(start), index)
+        self.count_again(index + 1)
+        return source.replay(index)
 
     def sweep(self, visit: Visit, input: Any) -> None:
         """See :meth:`LayerScheduler.reverse_sweep`."""
@@ -223,7 +226,7 @@ class ModelRunner(Runner):
             self.note_peak(plan.peak)
             for step in plan.steps:
                 if step.action == "advance" and step.stop not in states:
-                    states[step.stop] = source.compute(step.start - 1, states[step.start], step.stop - 1)
+                    states[step.stop] = self._compute(step.start - 1, states[step.start], step.stop - 1)
                     self.count_again(step.stop - step.start)
                     self.counters.stored += 1
                 elif step.action == "visit":
@@ -233,6 +236,12 @@ class ModelRunner(Runner):
                     states.pop(step.stop, None)
                 if source.rows != rows:
                     raise HyperionRuntimeError("other tokens were evaluated in the middle of the sweep")
+
+    def _compute(self, start: int, state: np.ndarray | None, stop: int) -> np.ndarray:
+        with self.source.lock:
+            if not self.source.closed:
+                return self.source.compute(start, state, stop)
+        return self.source.replay(stop)
 
     def close(self) -> None:
         super().close()

@@ -11,6 +11,9 @@ from hyperion.scheduling.execution import CheckpointStrategy, LayerSchedulerConf
 
 __all__ = ["Policy"]
 
+REMEMBERED = 16
+"""Plans that are kept for the next pass over the same sizes."""
+
 
 class Policy:
     """Layers are meant by their position in the order of execution.
@@ -24,6 +27,7 @@ class Policy:
 
     def __init__(self, config: LayerSchedulerConfig | None) -> None:
         self.strategies: dict[int, CheckpointStrategy] = {}
+        self._reversals: dict[tuple[object, ...], Reversal] = {}
         self.config = LayerSchedulerConfig()
         self.configure(config if config is not None else self.config)
 
@@ -70,6 +74,14 @@ class Policy:
 
     def reversal(self, sizes: Sequence[int], limit: int, *, in_place: bool) -> Reversal:
         """The sweep over a chain whose layers' outputs have these sizes: state k is the output of layer k - 1."""
+        key = (tuple(sizes), limit, in_place, self.version)
+        if key not in self._reversals:
+            if len(self._reversals) >= REMEMBERED:
+                self._reversals.clear()
+            self._reversals[key] = self._new_reversal(sizes, limit, in_place)
+        return self._reversals[key]
+
+    def _new_reversal(self, sizes: Sequence[int], limit: int, in_place: bool) -> Reversal:
         by = {s: [i + 1 for i in range(len(sizes)) if self.of(i) is s] for s in CheckpointStrategy}
         never = by[CheckpointStrategy.NONE] if not self.keeps_nothing else ()
         return plan_reversal([0, *sizes], limit, in_place=in_place, always=by[CheckpointStrategy.ALL], never=never)
