@@ -13,8 +13,8 @@ import pytest
 import hostile_files as h
 import hyperion
 from hostile_files import STRING, gguf, key, tensor, text
-from hyperion import MappedModel, MmapConfig, create_default_mmap_config, open_mapped_model
-from hyperion._kernels import quant, reference
+from hyperion import MappedModel, MmapConfig, open_mapped_model
+from hyperion._kernels import quant, reference, stream
 from hyperion.errors import (
     FormatError,
     HyperionIOError,
@@ -23,8 +23,9 @@ from hyperion.errors import (
     MemoryBudgetError,
     UnsupportedError,
 )
-from hyperion.formats import TensorInfo, container
-from hyperion.loading.layers import group_layers, nominal_bits
+from hyperion.formats import container
+from hyperion.formats.native import NativeTensor, NativeWriter
+from hyperion.formats.writing import Typed
 from hyperion.loading.pages import AROUND
 from hyperion.memory import MemoryBudget, process_budget
 from weights import FLOATS, QUANTIZED, random_raw
@@ -69,58 +70,6 @@ def wait_for(model, layer):
     """Until a prefetch has ended, in whatever way."""
     with model._lock:
         assert model._lock.wait_for(lambda: not model._layers[layer].loading, 60)
-
-
-# ---- which tensors make a layer ----------------------------------------------------------------------------------
-
-
-def grouped(*names):
-    infos = [TensorInfo(n, 0, "F32", (8,), "f", 32 * i, 32) for i, n in enumerate(names)]
-    return [[t.name for t in layer.tensors] for layer in group_layers(infos)]
-
-
-def test_layers_of_gguf_names():
-    names = ["output.weight", "token_embd.weight", "blk.0.a", "blk.10.a", "blk.2.a", "blk.2.b", "output_norm.weight", "rope_freqs.weight"]
-    assert grouped(*names) == [
-        ["token_embd.weight", "rope_freqs.weight"], ["blk.0.a"], ["blk.2.a", "blk.2.b"], ["blk.10.a"],
-        ["output.weight", "output_norm.weight"],
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("embedding", "block", "head"),
-    [
-        ("model.embed_tokens.weight", "model.layers.{}.input_layernorm.weight", ["model.norm.weight", "lm_head.weight"]),
-        ("transformer.wte.weight", "transformer.h.{}.ln_1.bias", ["transformer.ln_f.weight", "transformer.ln_f.bias"]),
-        ("gpt_neox.embed_in.weight", "gpt_neox.layers.{}.attention.norm.weight", ["gpt_neox.final_layer_norm.bias", "embed_out.weight"]),
-        ("model.decoder.embed_positions.weight", "model.decoder.layers.{}.fc1.bias", ["model.decoder.final_layer_norm.weight"]),
-        ("wte", "h.{}.w", ["ln_f.weight"]),
-        ("backbone.embedding.weight", "backbone.layers.{}.norm.weight", ["backbone.norm_f.weight"]),
-        ("model.embed.weight", "model.language_model.layers.{}.w", ["model.language_model.norm.weight"]),
-    ],
-)
-def test_layers_of_other_names(embedding, block, head):
-    blocks = [block.format(i) for i in range(3)]
-    assert grouped(embedding, *blocks, *head) == [[embedding], *([b] for b in blocks), head]
-
-
-def test_a_second_stack_of_blocks_belongs_to_the_first_layer():
-    vision = ["vision.encoder.layers.0.w", "vision.encoder.layers.1.w"]
-    text_ = [f"model.layers.{i}.{w}" for i in (0, 1) for w in "ab"]
-    assert grouped(*vision, *text_, "norm.weight") == [vision, text_[:2], text_[2:], ["norm.weight"]]
-
-
-def test_strange_names_make_no_strange_layers():
-    names = ["blk.4294967295.w", "blk.999999999.w", "blk.-1.w", "blk.x.w", "blk.", "", "..", f"blk.{'9' * 5000}.w", "blk.1"]
-    layers = grouped(*names)
-    assert len(layers) == 4
-    assert layers[1:] == [["blk.1"], ["blk.999999999.w"], []]
-    assert grouped() == [[], []]
-
-
-def test_nominal_bits():
-    bits = {"F32": 32, "BF16": 16, "Q4_K": 4, "Q8_0": 8, "IQ2_XXS": 2, "IQ4_NL": 4, "TQ1_0": 1, "MXFP4": 4, "F8_E4M3": 8, "BOOL": 8}
-    assert {name: nominal_bits(name) for name in bits} == bits
 
 
 # ---- opening -----------------------------------------------------------------------------------------------------
@@ -187,35 +136,6 @@ def test_a_vocabulary_has_two_empty_layers(tmp_path):
 
 def count_descriptors():
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-
-
-# ---- configuration -----------------------------------------------------------------------------------------------
-
-
-def test_configuration():
-    c = create_default_mmap_config()
-    assert c == MmapConfig()
-    c.max_cache_size = "100MB"
-    c.min_layer_cache_size = "8KiB"
-    c.prefetch_threads = 3
-    assert (c.max_cache_size, c.min_layer_cache_size, c.prefetch_threads) == (100_000_000, 8192, 3)
-    assert MmapConfig(max_cache_size="1GiB", prefetch_enabled=False).max_cache_size == 1 << 30
-
-
-@pytest.mark.parametrize(
-    ("name", "bad"),
-    [
-        ("max_cache_size", -1), ("max_cache_size", "much"), ("max_cache_size", 1.5), ("max_cache_size", None),
-        ("min_layer_cache_size", True), ("prefetch_threads", 0), ("prefetch_threads", 1000), ("prefetch_threads", 1.0),
-        ("prefetch_threads", True), ("prefetch_enabled", 1), ("adaptive_caching", "yes"), ("max_cache", 1),
-    ],
-)  # fmt: skip
-def test_wrong_settings(name, bad):
-    with pytest.raises(InvalidArgumentError, match=r"size|prefetch_|adaptive_|max_cache"):
-        setattr(MmapConfig(), name, bad)
-    if name != "max_cache":
-        with pytest.raises(InvalidArgumentError, match=r"size|prefetch_|adaptive_"):
-            MmapConfig(**{name: bad})
 
 
 def test_a_configuration_is_keyword_only_and_copied(path):
@@ -290,6 +210,53 @@ def test_every_type_as_it_is_stored_and_as_floats(tmp_path):
             assert a.dtype == {"f32": np.float32, "f16": np.float16, "bf16": np.uint16}.get(name, np.uint8)
             assert a.shape == ((3, 512) if name in FLOATS else (3, quant.TYPES[name].row_bytes(512)))
             assert np.array_equal(floats[f"blk.0.{name}"], reference.dequantize(name, raw, 3, 512))
+
+
+def write_native(path, kinds, rows=37, cols=512):
+    """A .hyperion file with one block of a matrix of each type and a vector; the matrices as GGUF rows."""
+    rng = np.random.default_rng(8)
+    tensors = [NativeTensor("token_embd.weight", 0, 3, cols, 0, True)]
+    tensors += [NativeTensor(f"blk.0.{k}", quant.TYPES[k].id, rows, cols, 1, True) for k in kinds]
+    tensors += [NativeTensor("blk.0.norm", 0, 1, cols, 1, False), NativeTensor("output.weight", 0, 5, cols, 2, True)]
+    raws = {}
+    with NativeWriter(path, {"general.architecture": Typed(STRING, "unknown")}, tensors, stream.checksums) as writer:
+        for t in tensors:
+            kind = next(k for k, known in quant.TYPES.items() if known.id == t.type)
+            raws[t.name] = random_raw(rng, kind, t.rows, cols)
+            writer.write(quant.pack(kind, raws[t.name], t.rows, cols).panels if t.packed else raws[t.name])
+        writer.finish()
+    return raws
+
+
+def test_hyperion_files(tmp_path):
+    kinds = ("f32", "f16", "q4_0", "q6_k")
+    raws = write_native(tmp_path / "m.hyperion", kinds)
+    with open_mapped_model(tmp_path / "m.hyperion") as m:
+        assert [d.size for d in m.layers] == [sum(t.nbytes for t in m.layer_tensors(i)) for i in range(3)]
+        stored, floats = m.get_layer_weights(1), m.get_layer_weights(1, dequantize=True)
+        for k in kinds:
+            name = f"blk.0.{k}"
+            assert stored[name].tobytes() == bytes(quant.pack(k, raws[name], 37, 512).panels)
+            assert stored[name].shape == (3, quant.TYPES[k].panel_bytes(512))
+            assert np.array_equal(floats[name], reference.dequantize(k, raws[name], 37, 512))
+        assert np.array_equal(floats["blk.0.norm"], raws["blk.0.norm"].view("<f4"))
+        assert m.stats.bytes_read == m.memory_usage
+
+
+@pytest.mark.parametrize("name", ["blk.0.q4_0", "blk.0.norm"])
+def test_a_damaged_hyperion_file(tmp_path, name):
+    write_native(tmp_path / "m.hyperion", ["q4_0"])
+    with open_mapped_model(tmp_path / "m.hyperion") as m:
+        info = m.tensors[name]
+    with (tmp_path / "m.hyperion").open("r+b") as file:
+        file.seek(info.offset + info.nbytes - 1)
+        file.write(b"\x55")
+    with open_mapped_model(tmp_path / "m.hyperion") as m:
+        m.get_layer_weights(0)
+        with pytest.raises(FormatError, match=rf"layer 1 \(block 0\): tensor '{name}'.*checksum"):
+            m.get_layer_weights(1)
+        assert active(m) == [0]
+        assert m.memory_usage == m.get_layer_descriptor(0).size
 
 
 def test_types_that_cannot_be_dequantized_are_listed(tmp_path):

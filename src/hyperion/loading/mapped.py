@@ -8,24 +8,36 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperion._kernels import quant
+from hyperion._kernels import stream
 from hyperion.errors import (
+    FormatError,
     HyperionError,
     HyperionRuntimeError,
     InvalidArgumentError,
     MemoryBudgetError,
-    UnsupportedError,
 )
 from hyperion.formats import Container, TensorInfo, open_container
-from hyperion.loading.layers import LayerTensors, group_layers
+from hyperion.loading.descriptors import (
+    DEFAULT_PRIORITY,
+    Layer,
+    LayerDescriptor,
+    LayerWeights,
+    MappedModelStats,
+    MmapConfig,
+    create_default_mmap_config,
+    dtype_of,
+    is_aligned,
+    stored_shape,
+)
+from hyperion.loading.layers import group_layers
 from hyperion.loading.pages import AROUND, FileMapping
 from hyperion.loading.workers import Workers
-from hyperion.memory import MemoryBudget, format_size, parse_size, process_budget
+from hyperion.memory import MemoryBudget, format_size, process_budget
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,211 +54,10 @@ __all__ = [
 
 CHUNK = 4 << 20
 """Bytes of one read: large enough for the disk's full speed, small enough to stop soon."""
-DEFAULT_PRIORITY = 0.0
+MOST_CHECKED = 16 << 20
+"""The longest run of bytes with one checksum that is held to check it."""
 POLL = 0.05
 """Seconds between looks at signals while waiting."""
-
-# What NumPy has for a type. bfloat16 comes as its bits; types that are not here as bytes.
-_DTYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "C64": "<c8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1",
-}  # fmt: skip
-_BLOCK_TYPES = {t.id for t in quant.TYPES.values()}
-
-
-@dataclasses.dataclass(kw_only=True)
-class MmapConfig:
-    """Settings of a :class:`MappedModel`; checked when made and when a field is set.
-
-    Parameters
-    ----------
-    max_cache_size : int or str
-        The layers that are kept in memory never take more bytes together.
-    prefetch_enabled : bool
-        Whether :meth:`MappedModel.prefetch_layer_weights` does anything.
-    prefetch_threads : int
-        Threads that prefetch, 1 or more; they start with the first prefetch.
-    adaptive_caching : bool
-        Of layers of one priority give up the one that is needed last, as far as the accesses so far tell: when layers
-        are used in turn, over and over, that keeps some of them for good, where least recently used would lose each one
-        just before it is needed. False: least recently used.
-    min_layer_cache_size : int or str
-        Layers of at most this size are given up last: there is little to gain.
-    """
-
-    max_cache_size: int | str = 512 << 20
-    prefetch_enabled: bool = True
-    prefetch_threads: int = 2
-    adaptive_caching: bool = True
-    min_layer_cache_size: int | str = 8 << 10
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("max_cache_size", "min_layer_cache_size"):
-            value = parse_size(value)
-        elif name == "prefetch_threads":
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 256:
-                raise InvalidArgumentError(f"MmapConfig.{name} is {value!r}, expected an integer from 1 to 256")
-        elif name in ("prefetch_enabled", "adaptive_caching"):
-            if not isinstance(value, bool):
-                raise InvalidArgumentError(f"MmapConfig.{name} is {value!r}, expected a bool")
-        else:
-            raise InvalidArgumentError(f"MmapConfig has no field {name!r}")
-        object.__setattr__(self, name, value)
-
-
-def create_default_mmap_config() -> MmapConfig:
-    """The defaults, to be changed field by field."""
-    return MmapConfig()
-
-
-@dataclasses.dataclass(eq=False)
-class LayerDescriptor:
-    """A layer and what has become of it. The model keeps it up to date; it is for reading.
-
-    Attributes
-    ----------
-    offset : int
-        Where the layer's first tensor begins in its file.
-    size : int
-        Bytes of its tensors.
-    layer_index : int
-        0 is the embedding (with all that precedes the blocks), the blocks follow, the output head is the last.
-    precision : int
-        Bits of the type that most of its weights have: 4 for Q4_K.
-    cached_weights : LayerWeights or None
-        The weights while they are in memory.
-    is_active : bool
-        Whether they are in memory.
-    priority : float
-        The higher, the later the layer is given up.
-    last_accessed : int
-        When the weights were last asked for, in nanoseconds since 1970; 0 for never.
-    access_count : int
-        How often they were asked for.
-    """
-
-    offset: int
-    size: int
-    layer_index: int
-    precision: int
-    cached_weights: LayerWeights | None = dataclasses.field(default=None, repr=False)
-    is_active: bool = False
-    priority: float = DEFAULT_PRIORITY
-    last_accessed: int = 0
-    access_count: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class MappedModelStats:
-    """What the cache of a mapped model did.
-
-    Attributes
-    ----------
-    hits, misses : int
-        Layers that were in memory (or on their way) when they were asked for, and that were not.
-    evictions : int
-        Layers given up to make room.
-    prefetches : int
-        Prefetches that were started.
-    bytes_read : int
-        Bytes read from the files, pages that the system still had included.
-    cached_bytes, peak_cached_bytes : int
-        Bytes of the layers in memory, now and at most.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-    prefetches: int = 0
-    bytes_read: int = 0
-    cached_bytes: int = 0
-    peak_cached_bytes: int = 0
-
-
-class LayerWeights(Mapping[str, np.ndarray]):
-    """Read-only mapping of tensor names to the weights of one layer.
-
-    Arrays are views of the file and keep its mapping alive, also when the model is closed. Float and integer types come
-    as such in the tensor's shape; bfloat16 as its bits (uint16); quantized types as uint8 with the blocks of a row along
-    the last axis. Data that is not aligned to its type is copied.
-    """
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], infos: Mapping[str, TensorInfo], dequantize: bool = False) -> None:
-        self._arrays, self._infos, self._dequantize = arrays, infos, dequantize
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        stored = self._arrays[name]
-        return _dequantized(stored, self._infos[name]) if self._dequantize else stored
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
-
-    def __repr__(self) -> str:
-        return f"LayerWeights({len(self)} tensors: {', '.join(self)})"
-
-
-def _dequantized(stored: np.ndarray, info: TensorInfo) -> np.ndarray:
-    """float32 of a stored tensor, computed when it is asked for."""
-    if info.type_name == "C64":
-        raise UnsupportedError(f"tensor {info.name!r} is complex, which float32 cannot hold", tensor=info.name)
-    if stored.dtype != np.uint8 and info.type_name != "BF16":
-        return stored.astype(np.float32)
-    if info.type_name in ("U8", "BOOL"):
-        return stored.astype(np.float32)
-    if info.type not in _BLOCK_TYPES:
-        raise UnsupportedError(f"tensor {info.name!r}: type {info.type_name} cannot be dequantized", tensor=info.name)
-    if stored.size == 0:
-        return np.empty(info.shape, np.float32)
-    raw: Any = stored.reshape(-1).view(np.uint8)
-    cols = info.shape[-1] if info.shape else 1
-    return quant.dequantize(info.type, raw, math.prod(info.shape[:-1]), cols).reshape(info.shape)
-
-
-def _dtype(info: TensorInfo) -> np.dtype[Any]:
-    return np.dtype(_DTYPES.get(info.type_name, "u1"))
-
-
-def _is_aligned(info: TensorInfo) -> bool:
-    return info.offset % _dtype(info).alignment == 0
-
-
-class _Layer:
-    """A layer's tensors, its descriptor, and what the policy knows of it."""
-
-    def __init__(self, index: int, group: LayerTensors) -> None:
-        self.name, self.tensors, self.size = group.name, group.tensors, group.nbytes
-        self.infos = {t.name: t for t in group.tensors}
-        first = group.tensors[0].offset if group.tensors else 0
-        self.ranges = _ranges(group.tensors)
-        self.descriptor = LayerDescriptor(first, self.size, index, group.bits)
-        self.arrays: dict[str, np.ndarray] = {}
-        self.loading = False
-        self.wanted = False  # prefetched and not asked for yet
-        self.error: HyperionError | None = None
-        self.last = 0  # number of the last access among all
-        self.period = math.inf  # accesses from one to the next, smoothed
-
-    @property
-    def index(self) -> int:
-        return self.descriptor.layer_index
-
-    @property
-    def kept(self) -> bool:
-        return self.descriptor.is_active or self.loading
-
-
-def _ranges(tensors: tuple[TensorInfo, ...]) -> list[tuple[str, int, int]]:
-    """(file, start, end) of the tensors' bytes, neighbours joined."""
-    joined: list[tuple[str, int, int]] = []
-    for t in tensors:
-        if joined and joined[-1][0] == t.path and t.offset - joined[-1][2] < 4096:
-            joined[-1] = (t.path, joined[-1][1], t.offset + t.nbytes)
-        else:
-            joined.append((t.path, t.offset, t.offset + t.nbytes))
-    return joined
 
 
 class MappedModel:
@@ -295,7 +106,7 @@ class MappedModel:
         except BaseException:
             self._close_files()
             raise
-        self._layers = [_Layer(i, g) for i, g in enumerate(group_layers(self.container.tensors.values()))]
+        self._layers = [Layer(i, g) for i, g in enumerate(group_layers(self.container.tensors.values()))]
         self._used = 0
         self._accesses = 0
         self._loose: set[int] = set()  # layers that were too large to be kept and have been handed out
@@ -382,6 +193,8 @@ class MappedModel:
             If there is no such layer.
         HyperionIOError
             If the file has changed, ended early or fails; the message names the layer.
+        FormatError
+            If the file has checksums, and a layer that is brought in does not fit them.
         MemoryBudgetError
             If the ledger has no room although all other layers were given up.
         UnsupportedError
@@ -416,7 +229,7 @@ class MappedModel:
             self._count_access(layer, hit)
         return LayerWeights(arrays, layer.infos, dequantize)
 
-    def _wait_for(self, layer: _Layer) -> None:
+    def _wait_for(self, layer: Layer) -> None:
         """Until a layer that is on its way is there, or is not; signals are answered."""
         while layer.loading:
             self._lock.wait(POLL)
@@ -517,7 +330,7 @@ class MappedModel:
 
     # ---- the rest ----------------------------------------------------------------------------------------------------
 
-    def _layer(self, index: int) -> _Layer:
+    def _layer(self, index: int) -> Layer:
         if isinstance(index, bool) or not hasattr(index, "__index__") or not 0 <= index.__index__() < len(self._layers):
             raise InvalidArgumentError(f"layer {index!r} of {self.path}: expected 0 to {len(self._layers) - 1}")
         return self._layers[index.__index__()]
@@ -526,17 +339,17 @@ class MappedModel:
         if self._closed:
             raise HyperionRuntimeError(f"{self.path}: the model is closed", path=self.path)
 
-    def _check_files(self, layer: _Layer) -> None:
+    def _check_files(self, layer: Layer) -> None:
         for path in {t.path for t in layer.tensors}:
             self.container.check_unchanged(path, self._called(layer))
 
-    def _called(self, layer: _Layer) -> str:
+    def _called(self, layer: Layer) -> str:
         return f"layer {layer.index} ({layer.name})"
 
     def _add(self, **counts: int) -> None:
         self._stats = dataclasses.replace(self._stats, **{k: getattr(self._stats, k) + n for k, n in counts.items()})
 
-    def _count_access(self, layer: _Layer, hit: bool) -> None:
+    def _count_access(self, layer: Layer, hit: bool) -> None:
         d = layer.descriptor
         self._add(hits=int(hit), misses=int(not hit))
         layer.wanted = False
@@ -550,7 +363,7 @@ class MappedModel:
 
     # -- room
 
-    def _make_room(self, layer: _Layer, ahead: bool = False) -> bool | None:
+    def _make_room(self, layer: Layer, ahead: bool = False) -> bool | None:
         """Reserve the layer's bytes, giving others up.
 
         Returns
@@ -587,7 +400,7 @@ class MappedModel:
             else:  # nothing is kept: the sum cannot pass the limit
                 raise HyperionRuntimeError(f"{self._called(layer)}: {self._used} bytes are kept by nobody")
 
-    def _victim(self, layer: _Layer, ahead: bool) -> _Layer | None:
+    def _victim(self, layer: Layer, ahead: bool) -> Layer | None:
         """The layer to give up: of the lowest priority, and among those the one that is needed last."""
         kept = [o for o in self._layers if o.descriptor.is_active and o is not layer and o.size]
         if ahead:
@@ -595,27 +408,27 @@ class MappedModel:
             kept = [o for o in kept if not o.wanted and o.last != self._accesses and o.descriptor.priority <= priority]
         small = int(self.config.min_layer_cache_size)
 
-        def rank(other: _Layer) -> tuple[bool, float, bool, float, int]:
+        def rank(other: Layer) -> tuple[bool, float, bool, float, int]:
             wait = self._expected_wait(other) if self.config.adaptive_caching else 0.0
             return other.size <= small, other.descriptor.priority, other.wanted, -wait, other.last
 
         return min(kept, key=rank, default=None)
 
-    def _expected_wait(self, layer: _Layer) -> float:
+    def _expected_wait(self, layer: Layer) -> float:
         """Accesses until a layer is needed again, if it goes on as before; a layer that is overdue has changed its ways."""
         wait = layer.last + layer.period - self._accesses
         return wait if wait > 0 else float(self._accesses - layer.last)
 
     # -- bringing in and giving back
 
-    def _load_ahead(self, layer: _Layer) -> None:
+    def _load_ahead(self, layer: Layer) -> None:
         try:
             self._load(layer)
         except HyperionError as error:
             with self._lock:
                 layer.error = error
 
-    def _load(self, layer: _Layer) -> dict[str, np.ndarray]:
+    def _load(self, layer: Layer) -> dict[str, np.ndarray]:
         """Bring in a layer whose room is reserved. It ends active, or not loading and with its room given back."""
         arrays: dict[str, np.ndarray] = {}
         whole = False
@@ -637,13 +450,13 @@ class MappedModel:
                 self._lock.notify_all()
         return arrays
 
-    def _arrays(self, layer: _Layer) -> dict[str, np.ndarray]:
+    def _arrays(self, layer: Layer) -> dict[str, np.ndarray]:
         """Views of all tensors; those that are not aligned to their type are read into memory of their own."""
         arrays = {}
         for t in layer.tensors:
             self._check_open()
-            dtype = _dtype(t)
-            if not _is_aligned(t):
+            dtype = dtype_of(t)
+            if not is_aligned(t):
                 array = np.empty(t.nbytes // dtype.itemsize, dtype)
                 self.container.read_into(t, array.view(np.uint8), what=self._called(layer))
                 self._maps[t.path].forget(t.offset, t.offset + t.nbytes)
@@ -652,51 +465,63 @@ class MappedModel:
                     self._add(bytes_read=t.nbytes)
             else:
                 array = self._maps[t.path].view(t.offset, t.nbytes, dtype)
-            shape = t.shape
-            if t.type_name not in _DTYPES and t.shape:
-                rows = math.prod(t.shape[:-1])
-                shape = (*t.shape[:-1], t.nbytes // rows if rows else 0)
             try:
-                arrays[t.name] = array.reshape(shape)
+                arrays[t.name] = array.reshape(stored_shape(t))
             except ValueError:  # values of less than a byte that do not fill the rows' bytes
                 arrays[t.name] = array
         return arrays
 
-    def _read(self, layer: _Layer) -> None:
+    def _read(self, layer: Layer) -> None:
         """Read through the page cache, which fails cleanly where touching a mapping would not, then map the pages."""
         scratch = np.empty(min(CHUNK, layer.size), np.uint8)
         for t in layer.tensors:
-            if not _is_aligned(t):  # a copy, already read
+            if not is_aligned(t):  # a copy, already read
                 continue
-            for at in range(0, t.nbytes, CHUNK):
+            unit = t.nbytes // len(t.checksums) if t.checksums else 0  # bytes that a checksum is for
+            unit = unit if unit <= MOST_CHECKED else 0
+            step = max(CHUNK // unit, 1) * unit if unit else CHUNK
+            if min(step, t.nbytes) > len(scratch):
+                scratch = np.empty(step, np.uint8)
+            for at in range(0, t.nbytes, step):
                 self._check_open()
-                n = min(CHUNK, t.nbytes - at)
+                n = min(step, t.nbytes - at)
                 self.container.read_into(t, scratch[:n], at, n, what=self._called(layer))
+                if unit:
+                    self._verify(layer, t, scratch[:n], at, unit)
                 self._maps[t.path].populate(t.offset + at, t.offset + at + n, self._called(layer))
                 with self._lock:
                     self._add(bytes_read=n)
 
-    def _drop(self, layer: _Layer) -> None:
+    def _verify(self, layer: Layer, info: TensorInfo, data: np.ndarray, at: int, unit: int) -> None:
+        """Compare with the checksums that the file has of these bytes."""
+        assert info.checksums is not None
+        found = np.empty(data.nbytes // unit, np.uint32)
+        stream.checksums(data, unit, found)
+        if not np.array_equal(found, info.checksums[at // unit : at // unit + len(found)]):
+            message = f"{self._called(layer)}: tensor {info.name!r} of {info.path!r} is damaged: a checksum does not fit"
+            raise FormatError(message, path=info.path, offset=info.offset + at, tensor=info.name)
+
+    def _drop(self, layer: Layer) -> None:
         if layer.descriptor.is_active:
             layer.descriptor.is_active, layer.descriptor.cached_weights = False, None
             layer.arrays, layer.wanted = {}, False
             self._give_back(layer)
         self._discard(layer)
 
-    def _discard(self, layer: _Layer) -> None:
+    def _discard(self, layer: Layer) -> None:
         self._loose.discard(layer.index)
         self._unmap_around(layer)
         for path, start, end in layer.ranges:
             self._maps[path].forget(start, end)
 
-    def _unmap_around(self, layer: _Layer) -> None:
+    def _unmap_around(self, layer: Layer) -> None:
         """Unmap a layer, or if it is kept what came in with it, but no layer that is kept."""
         kept = [r for other in self._layers if other.kept for r in other.ranges]
         for path, start, end in layer.ranges:
             near = [(a, b) for p, a, b in kept if p == path and a < end + AROUND and b > start - AROUND]
             self._maps[path].unmap(start, end, near)
 
-    def _give_back(self, layer: _Layer) -> None:
+    def _give_back(self, layer: Layer) -> None:
         self._used -= layer.size
         self._reservation.resize(self._used)  # smaller: never refused
 
