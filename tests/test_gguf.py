@@ -214,16 +214,16 @@ def test_a_vocabulary_of_128_thousand_strings_takes_little_memory(shared):
 def test_the_header_is_read_and_the_weights_are_not(write, monkeypatch):
     from hyperion.formats import container
 
-    path = write(gguf([], [tensor("a", [1 << 31])]))  # 8 GiB, sparse
+    path = write(gguf([], [tensor("a", [1 << 28])]))  # 1 GiB, sparse
     size = path.stat().st_size
-    os.truncate(path, size + (1 << 33))
+    os.truncate(path, size + (1 << 30))
     reads = []
     real = container._pread
     monkeypatch.setattr(container, "_pread", lambda fd, view, offset: reads.append(len(view)) or real(fd, view, offset))
     with open_container(path) as c:
         assert sum(reads) <= size + 8192
         part = np.ones(4096, np.uint8)
-        c.read_into(c.tensors["a"], part, (1 << 33) - 4096, 4096)
+        c.read_into(c.tensors["a"], part, (1 << 30) - 4096, 4096)
         assert not part.any()
 
 
@@ -304,6 +304,9 @@ def test_a_part_under_another_name(tmp_path):
 # ---- what can go wrong while a file is open ----------------------------------------------------------------------
 
 
+not_on_windows = pytest.mark.skipif(os.name == "nt", reason="Windows does not let an open file be replaced")
+
+
 @pytest.fixture
 def opened(write):
     path = write(h.small_gguf()[0])
@@ -323,6 +326,7 @@ def test_parts_of_a_tensor(opened):
             c.read_into(info, bytearray(room), offset, nbytes)
 
 
+@not_on_windows
 def test_a_file_that_is_truncated(opened):
     path, c, info = opened
     os.truncate(path, info.offset + 3)
@@ -340,6 +344,7 @@ def test_a_file_that_is_written(opened):
         c.read(info)
 
 
+@not_on_windows
 def test_a_file_that_is_replaced(opened, tmp_path):
     path, c, info = opened
     (tmp_path / "new").write_bytes(path.read_bytes())

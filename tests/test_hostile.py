@@ -180,7 +180,7 @@ def test_a_large_file_with_a_small_bad_header_is_not_read(tmp_path):
     head = gguf([], [tensor("a", [8]), tensor("a", [8])])
     with path.open("wb") as file:
         file.write(head)
-        file.truncate(1 << 34)  # sparse
+        file.truncate(1 << 30)  # sparse
     refuse(path, len(head))
 
 

@@ -35,6 +35,8 @@ COLS = 256
 ROWS = 64  # of a block's one matrix: 64 KiB of float32
 LAYER = ROWS * COLS * 4
 
+not_on_windows = pytest.mark.skipif(os.name == "nt", reason="Windows does not let a mapped file be replaced or removed")
+
 
 def write_model(path, blocks=6, rows=ROWS, architecture="nobody-knows-it"):
     """A GGUF of an unknown architecture whose layers have a matrix each, filled with the layer's number."""
@@ -297,6 +299,7 @@ def test_safetensors_of_every_dtype_at_odd_offsets(tmp_path):
         assert m.stats.bytes_read == m.memory_usage == at
 
 
+@not_on_windows
 def test_views_outlive_the_model(path):
     with open_mapped_model(path) as m:
         weights = [m.get_layer_weights(i) for i in range(len(m))]
@@ -641,6 +644,7 @@ raise SystemExit(0 if good and os.waitpid(pid, 0)[1] == 0 else 1)
 # ---- files that fail ---------------------------------------------------------------------------------------------
 
 
+@not_on_windows
 @pytest.mark.parametrize("how", ["truncated", "replaced", "changed"])
 def test_a_file_that_is_no_longer_the_same(path, tmp_path, how):
     with open_mapped_model(path) as m:
@@ -680,6 +684,7 @@ def test_reads_that_fail_name_the_layer(path, monkeypatch, failure):
         assert m.memory_usage == 2 * LAYER
 
 
+@not_on_windows
 def test_a_file_truncated_while_it_is_read_is_no_signal(path, monkeypatch):
     """Between the read and the mapping of the pages: an error, where touching the pages would be SIGBUS."""
     real = container._pread
