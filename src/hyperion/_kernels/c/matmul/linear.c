@@ -1,19 +1,8 @@
-/* The driver of matrix products: cuts the work into tasks for a team and into pieces that suit the caches.
+/* The driver of matrix products: cuts the work into tasks for a team.
  *
  * Rows are cut by whole panels, tokens by whole groups, and every output is computed by one call of a kernel from first to
  * last K; so neither the number of threads nor the cut can change a bit. */
 #include "matmul/linear.h"
-
-/* Kernels of 512 bits and more multiply faster than the outer cache delivers activations: where those of all tokens are
- * more than a second-level cache holds, they go a slab at a time against a piece of weights that stays cached, so that the
- * outer cache is read once a piece for activations and DRAM once for weights. Measured on a core with 2 MiB, 512 tokens,
- * AVX-512: 4-14% faster for K of 2048 to 5632; smaller slabs or pieces, and all at AVX2, are slower than none. */
-#define SLAB_LEVEL HYP_LEVEL_AVX512
-#define SLAB_ABOVE ((size_t)1 << 20)  /* bytes of all activations */
-#define SLAB_BYTES ((size_t)512 << 10)
-#define SLAB_GROUPS 4                 /* at least, or kernels unpack the weights too often */
-#define PIECE_BYTES ((size_t)384 << 10)
-#define PIECE_PANELS 5                /* at least, or the slab is read too often */
 
 /* A task should take long enough to pay for its counter (some 100 ns), and there should be enough of them that a thread
  * whose core is busy elsewhere does not hold up the others at the end. */
@@ -97,25 +86,9 @@ static size_t panels_of(const hyp_weight *w)
 static void multiply(const linear_job *job, const hyp_product *p, size_t begin, size_t end)
 {
     const hyp_weight *w = p->weight;
-    const hyp_mul_fn mul = job->table->mul[w->type];
-    const size_t k = w->cols, m = job->m, panel_bytes = hyp_panel_bytes(w->type, k);
-    const size_t group_bytes = hyp_act_group_bytes(hyp_act_is_float(w->type), hyp_act_tile(m), k);
-    const size_t slabs = slab_count(m);
-    size_t piece = end - begin, slab = slabs;
-    if (job->table->level >= SLAB_LEVEL && slabs * group_bytes > SLAB_ABOVE && SLAB_BYTES / group_bytes >= SLAB_GROUPS &&
-        PIECE_BYTES / panel_bytes >= PIECE_PANELS) {
-        slab = SLAB_BYTES / group_bytes;
-        piece = PIECE_BYTES / panel_bytes;
-    }
-    for (size_t i = begin; i < end; i += piece) {
-        const size_t stop = end - i < piece ? end : i + piece;
-        const size_t row = i * HYP_PANEL, rows = (stop * HYP_PANEL < w->rows ? stop * HYP_PANEL : w->rows) - row;
-        for (size_t s = 0; s < slabs; s += slab) {
-            const size_t next = slabs - s < slab ? slabs : s + slab;
-            mul(w->panels + i * panel_bytes, rows, k, job->act + s * group_bytes, slab_tokens(m, s, next),
-                p->out + s * HYP_ACT_TILE * p->ldo + row, p->ldo);
-        }
-    }
+    const size_t row = begin * HYP_PANEL, rows = (end * HYP_PANEL < w->rows ? end * HYP_PANEL : w->rows) - row;
+    job->table->mul[w->type](w->panels + begin * hyp_panel_bytes(w->type, w->cols), rows, w->cols, job->act, job->m,
+                             p->out + row, p->ldo);
 }
 
 /* Items are the panels of all products, one after another. */

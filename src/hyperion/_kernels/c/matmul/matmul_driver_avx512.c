@@ -22,6 +22,7 @@ typedef struct {
     size_t group_bytes;
     const uint8_t *act;
     size_t tokens, groups;
+    size_t ldo;
 } job;
 
 static size_t smaller(size_t a, size_t b)
@@ -29,14 +30,25 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-static void store_sums(const hyp_strip_sums *sums, size_t tokens, __mmask16 lanes, float *out, size_t ldo)
+/* To `panels` panels' places in the output, from row `row` of `rows` on. */
+static void store_sums(const work_area *area, size_t panels, size_t tokens, size_t rows, size_t row, float *out, size_t ldo)
 {
     for (size_t t = 0; t < tokens; t++)
-        _mm512_mask_storeu_ps(out + t * ldo, lanes, _mm512_load_ps(sums[t / HYP_ACT_TILE].at[t % HYP_ACT_TILE]));
+        for (size_t p = 0; p < panels; p++)
+            _mm512_mask_storeu_ps(out + t * ldo + row + p * HYP_PANEL, hyp_rows_avx512(rows, row + p * HYP_PANEL),
+                                  _mm512_load_ps(area->sums[p][t / HYP_ACT_TILE].at[t % HYP_ACT_TILE]));
 }
 
-/* One or two panels (w, `stride` bytes apart) of `blocks` blocks times all groups. */
-static void panels_times_groups(const job *j, const uint8_t *w, size_t panels, size_t stride, size_t blocks, work_area *area)
+/* Every token's place in the output is a page of its own, and would be waited for one by one. */
+static void fetch_outputs(float *out, size_t ldo, size_t panels, size_t tokens)
+{
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t p = 0; p < panels; p++) _mm_prefetch((const char *)(out + t * ldo + p * HYP_PANEL), _MM_HINT_T1);
+}
+
+/* One or two panels (w, `stride` bytes apart) of `blocks` blocks times all groups; the results will go to `out`. */
+static void panels_times_groups(const job *j, const uint8_t *w, size_t panels, size_t stride, size_t blocks, float *out,
+                                work_area *area)
 {
     for (size_t p = 0; p < panels; p++) memset(area->sums[p], 0, j->groups * sizeof area->sums[p][0]);
     for (size_t b = 0; b < blocks; b += j->most) {
@@ -46,9 +58,10 @@ static void panels_times_groups(const job *j, const uint8_t *w, size_t panels, s
         const uint8_t *act = j->act + b * j->act_record;
         hyp_ahead ahead = {.w_step = bytes / (j->groups * n) + 1};
         for (size_t g = 0; g < j->groups; g++, act += j->group_bytes) {
+            const size_t first = g * HYP_ACT_TILE, tokens = smaller(HYP_ACT_TILE, j->tokens - first);
             for (size_t p = 0; p < panels; p++) ahead.w[p] = w + p * stride + at + bytes + g * n * ahead.w_step;
-            j->strips->mul(area->strip, panels, n, act, smaller(HYP_ACT_TILE, j->tokens - g * HYP_ACT_TILE),
-                           &area->sums[0][g], &ahead);
+            if (b + n == blocks) fetch_outputs(out + first * j->ldo, j->ldo, panels, tokens);
+            j->strips->mul(area->strip, panels, n, act, tokens, &area->sums[0][g], &ahead);
         }
     }
 }
@@ -58,7 +71,7 @@ void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, s
 {
     const int is_float = hyp_act_is_float(s->type);
     const size_t step = is_float ? 1 : HYP_BLOCK, all = (m + HYP_ACT_TILE - 1) / HYP_ACT_TILE;
-    job j = {.strips = s, .step = step, .most = is_float ? HYP_STRIP_K : HYP_STRIP_BLOCKS};
+    job j = {.strips = s, .ldo = ldo, .step = step, .most = is_float ? HYP_STRIP_K : HYP_STRIP_BLOCKS};
     if (all == 1 && !is_float) j.most /= 2; /* bound by memory: read it in smaller steps */
     j.len = hyp_block_len(s->type);
     j.record = HYP_PANEL * hyp_block_bytes(s->type);
@@ -75,11 +88,8 @@ void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, s
         j.act = (const uint8_t *)act + g * j.group_bytes;
         for (size_t row = 0; row < rows; row += HYP_STRIP_PANELS * HYP_PANEL) {
             const size_t panels = rows - row > HYP_PANEL ? 2 : 1;
-            panels_times_groups(&j, w + row / HYP_PANEL * stride, panels, stride, k / step, &area);
-            for (size_t p = 0; p < panels; p++) {
-                const size_t at = row + p * HYP_PANEL;
-                store_sums(area.sums[p], j.tokens, hyp_rows_avx512(rows, at), out + first * ldo + at, ldo);
-            }
+            panels_times_groups(&j, w + row / HYP_PANEL * stride, panels, stride, k / step, out + first * ldo + row, &area);
+            store_sums(&area, panels, j.tokens, rows, row, out + first * ldo, ldo);
         }
     }
 }

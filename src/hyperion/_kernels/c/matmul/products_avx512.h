@@ -30,7 +30,7 @@ enum {
     HYP_STRIP_PANELS = 2,
     HYP_STRIP_BLOCKS = 16,   /* blocks of 32 */
     HYP_STRIP_K = 128,       /* K of float weights */
-    HYP_STRIP_GROUPS = 32    /* token groups whose accumulators are held at once */
+    HYP_STRIP_GROUPS = 16    /* token groups whose accumulators are held at once */
 };
 
 typedef struct {
