@@ -234,8 +234,7 @@ class _Job:
         same = self.wanted is None and isinstance(self.container.metadata, Metadata)
         old = self.container.metadata.get("general.file_type") if same else None
         self.metadata["general.file_type"] = Typed(_U32, old if type(old) is int and 0 <= old < 1 << 32 else FILE_TYPES[main.name])
-        if any(quant.block_type(number).block_len > 1 for number in sizes):
-            self.metadata["general.quantization_version"] = Typed(_U32, 2)
+        self.metadata["general.quantization_version"] = Typed(_U32, 2)
 
     def _writer(self) -> Any:
         if self.format == "hyperion":

@@ -196,7 +196,7 @@ def _from_merges(file: Path, content: Mapping[str, Any], loaded: Loaded) -> dict
         if text[:at] in ordinary and text[at:] in ordinary
     }
     grouped = all(order[a + b] <= order[c + d] for (a, b), (c, d) in itertools.pairwise(merges))
-    if not grouped or implied != set(merges):
+    if not grouped or len(implied) != len(merges) or implied != set(merges):
         raise UnsupportedError(f"{file}: the merges are not those that follow from scores, as a 'llama' vocabulary in GGUF needs")
     prefix = _space_prefix(file, content)
     lowest = -float(len(order) + 1)

@@ -13,7 +13,13 @@ from hyperion._kernels import quant
 from hyperion._kernels.nn import Block, Matrix, Shape
 from hyperion._kernels.pool import PageBuffer
 from hyperion._kernels.stream import File, Ring, checksum, checksums, read_rows
-from hyperion.errors import FormatError, HyperionIOError, InvalidArgumentError, MemoryBudgetError, UnsupportedError
+from hyperion.errors import (
+    FormatError,
+    HyperionIOError,
+    InvalidArgumentError,
+    MemoryBudgetError,
+    UnsupportedError,
+)
 from hyperion.formats import Container, TensorInfo
 from hyperion.loading.schedule import RingSchedule
 from hyperion.memory import MemoryBudget, allocate
