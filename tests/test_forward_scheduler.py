@@ -1,5 +1,7 @@
 """The dependency graph: order, results, lifetimes, limits, modes, against a naive evaluation that keeps everything."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -408,6 +410,23 @@ def test_adaptive_takes_the_first_mode_that_fits(ledger, limit, rowwise, mode):
 def test_adaptive_does_not_cut_what_may_not_be_cut(ledger):
     with pytest.raises(errors.MemoryBudgetError):
         chain(ledger, 4, 1000, ADAPTIVE, 1900).prepare()
+
+
+@pytest.mark.parametrize(("resident", "share", "mode"), [
+    (True, None, NORMAL), (False, None, MEMORY_OPT), (False, 0.9, MEMORY_OPT), (False, 0.1, STREAMING)
+])  # fmt: skip
+def test_adaptive_follows_the_plan_and_the_disk_of_a_model(ledger, resident, share, mode):
+    class Open:
+        plan = SimpleNamespace(resident=resident)
+        scheduler = SimpleNamespace(disk_share=share)
+
+    s = ForwardScheduler(Open(), ADAPTIVE, budget=ledger)
+    for i in range(3):
+        s.add_layer(i, lambda x: x + 1, depends_on=i - 1, row_size=8, rowwise=True)
+    s.max_rows = 4
+    s.prepare()
+    assert s.run(np.zeros(10)).tolist() == [3.0] * 10
+    assert s.active_mode is mode
 
 
 def test_sizes_by_row(ledger):

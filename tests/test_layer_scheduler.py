@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import hyperion
 from hyperion import errors
+from hyperion._kernels import stream
 from hyperion.memory import MemoryBudget
 from hyperion.scheduling import (
     CheckpointStrategy,
@@ -308,8 +309,22 @@ def test_graphs_with_residuals_keep_and_recompute_too(ledger):
                 assert len(s.create_execution_plan().kept) <= 6
                 with pytest.raises(errors.UnsupportedError, match="chain"):
                     s.reverse_sweep(print, X)
-    assert not graph.layers[0].keep or graph.prepared
     graph.close()
+
+
+def test_the_estimate_of_a_graph_that_places_its_outputs(ledger):
+    graph = ForwardScheduler(None, ExecutionMode.MEMORY_OPT, budget=ledger)
+    for i in range(6):
+        graph.add_layer(i, lambda x: x + 1, depends_on=i - 1, output_size=80_000)
+    graph.keep_output(2)
+    for limit, buffers in ((0, 5), (7 * 80_000, 6), (4 * 80_000, 4), (3 * 80_000, 3)):
+        s = LayerScheduler(graph, LayerSchedulerConfig(max_activation_memory=limit, memory_speed_tradeoff=0.6))
+        estimate = s.estimate_memory_usage()
+        s.run(np.zeros(10_000))
+        assert ledger.used == pytest.approx(estimate.total, rel=0.05)
+        assert graph.buffer_bytes == buffers * 80_000
+        np.testing.assert_array_equal(graph.get_output(2), np.full(10_000, 3.0))
+        s.close()
 
 
 # ---- the model ---------------------------------------------------------------------------------------------------
@@ -391,6 +406,21 @@ def test_a_sweep_over_a_model(path, hidden):
                 assert visits == list(range(8))[::-1]
                 assert s.counters.peak_activation_bytes <= slots * size
         assert "kept layer outputs" not in model.memory_stats.by_owner
+
+
+def test_a_failed_read_while_computing_again_is_an_error_and_nothing_more(path, hidden):
+    with hyperion.load_model(path, memory_budget=floor_of(path) + 800_000, context_length=128, threads=1) as model, model.session() as session:
+        session.eval(IDS)
+        for nth in (1, 4):
+            stream.inject_read_failure(nth, 5)
+            with pytest.raises(hyperion.HyperionIOError):
+                for _ in range(3):
+                    model.scheduler.get_layer_output(5)
+            stream.inject_read_failure(0)
+            np.testing.assert_array_equal(model.scheduler.get_layer_output(5), hidden[5])
+        session.truncate(50)
+        np.testing.assert_array_equal(session.eval(IDS[50:]), hidden[7][-1])
+        assert 0 < model.scheduler.disk_share <= 1
 
 
 def test_every_generate_moves_the_counters(path):

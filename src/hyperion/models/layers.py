@@ -321,14 +321,15 @@ class SteppedLayers:
         none: Any = None
         positions = np.arange(start, start + n, dtype=np.int64)
         self.work = Pass([session], ids, positions, np.zeros(n, np.int32), none, none, x, none)
+        layers = self.layers
         with engine._lock:
-            self.layers.embed(self.work)
+            layers.embed(self.work)
+            if start == 0 or not layers.record or layers.record[-1].sessions != [session]:
+                layers.begin()
+                layers.kept = {}
+            layers.record.append(self.work)
         self.work.x = none
         session.tokens.extend(ids.tolist())
-        if start == 0:
-            self.layers.begin()
-            self.layers.kept = {}
-        self.layers.record.append(self.work)
         return x
 
     def block(self, layer: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -78,7 +78,12 @@ class ForwardScheduler(LayerGraph):
         self._arena_bytes = 0
         self._placed: tuple[ExecutionMode, int, int] | None = None
         self._live = self._peak = 0
-        self._clear_pass()
+        self._next = 0
+        self._input: Any = None
+        self._part: Any = None
+        self._first, self._rows, self._total = -1, 0, 0  # of the chunk in STREAMING
+        self._collected: dict[int, np.ndarray] = {}
+        self._results: Reservation | None = None
         self._release_weights = getattr(model, "release_layer_weights", None)
         if hasattr(model, "schedule_layers"):
             model.schedule_layers(self)
@@ -384,11 +389,9 @@ class ForwardScheduler(LayerGraph):
 
     def _clear_pass(self) -> None:
         self._next = 0
-        self._input: Any = None
-        self._part: Any = None
-        self._first, self._rows, self._total = -1, 0, 0
-        self._collected: dict[int, np.ndarray] = {}
-        self._results: Reservation | None = None
+        self._input = self._part = self._results = None
+        self._first, self._total = -1, 0
+        self._collected = {}
 
     # ---- asking --------------------------------------------------------------------------------------------------
 

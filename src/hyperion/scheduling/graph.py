@@ -162,6 +162,8 @@ class LayerGraph:
         edge = (int(depends_on), kind)
         if kind is DependencyType.SEQUENTIAL and any(k is kind and d != depends_on >= 0 for d, k in layer.edges):
             raise InvalidArgumentError(f"layer {index} has its input from two layers; further edges are RESIDUAL or ATTENTION")
+        if layer.row_size and not row_size:
+            output_size = 0  # an open model's layer knows better
         if max(output_size, layer.output_size) and max(row_size, layer.row_size):
             raise InvalidArgumentError(f"layer {index} has an output_size and a row_size; give one of them")
         self.layers[int(index)] = layer
@@ -198,8 +200,8 @@ class LayerGraph:
             layer.residuals = tuple(by_kind[DependencyType.RESIDUAL])
             used = by_kind[DependencyType.SEQUENTIAL] + by_kind[DependencyType.ATTENTION] + by_kind[DependencyType.RESIDUAL]
             layer.sources = tuple({d.index: d for d in used}.values())
-            for d in layer.sources:
-                d.users += 1
+            for source in layer.sources:
+                source.users += 1
 
     def _topological(self) -> list[int]:
         """Kahn's algorithm; of several layers that could run the one with the lowest number does."""

@@ -304,16 +304,16 @@ class LayerScheduler:
                     return
                 self._closed = True
                 if self.model.scheduler is self:
-                    self.model.scheduler = self._previous.reopened()
+                    self.model.scheduler = self._previous._reopened()
         self._closed = True
         self._runner.release()
         self._runner.close()
         if self.graph is not self.model:
             self.graph.close()
 
-    def reopened(self) -> LayerScheduler:
+    def _reopened(self) -> LayerScheduler:
         """This scheduler, or the one that it took the place of where it was closed in the meantime."""
-        return self if not self._closed or self._previous is None else self._previous.reopened()
+        return self if not self._closed or self._previous is None else self._previous._reopened()
 
     def __enter__(self) -> LayerScheduler:
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hyperion.errors import InvalidArgumentError
 from hyperion.scheduling.checkpoint import Reversal, plan_reversal
@@ -86,8 +86,10 @@ class Policy:
         never = by[CheckpointStrategy.NONE] if not self.keeps_nothing else ()
         return plan_reversal([0, *sizes], limit, in_place=in_place, always=by[CheckpointStrategy.ALL], never=never)
 
-    def kept(self, sizes: Sequence[int], last: Sequence[int], limit: int, *, chain: bool, in_place: bool) -> tuple[int, ...]:
-        """Layers whose outputs a pass keeps; see :func:`forward_plan` for `last`.
+    def kept(
+        self, sizes: Sequence[int], last: Sequence[int], limit: int, *, chain: bool, in_place: bool, also: Collection[int] = ()
+    ) -> tuple[int, ...]:
+        """Layers whose outputs a pass keeps beside `also`; see :func:`forward_plan` for `last`.
 
         In a chain those that the best sweep keeps. In another graph whatever fits: first what should always be kept, then
         small outputs before large ones and late ones before early ones, as they take the most layers to compute again.
@@ -97,7 +99,7 @@ class Policy:
         wanted = [n for n in range(len(sizes)) if self.of(n) is not CheckpointStrategy.NONE]
 
         def fits(kept: Sequence[int]) -> bool:
-            return forward_plan(range(len(sizes)), sizes, last, kept, limit, in_place).peak_bytes <= limit
+            return forward_plan(range(len(sizes)), sizes, last, {*kept, *also}, limit, in_place).peak_bytes <= limit
 
         if all(self.of(n) is CheckpointStrategy.ALL for n in wanted) and fits(wanted):
             return tuple(wanted)

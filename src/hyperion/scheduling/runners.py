@@ -23,6 +23,8 @@ from hyperion.scheduling.policy import Policy
 
 __all__ = ["GraphRunner", "Runner", "Visit", "read_only"]
 
+PAGE = 4096
+
 Visit = Callable[[int, Any], object]
 
 
@@ -156,7 +158,9 @@ class GraphRunner(Runner):
         return last
 
     def _kept(self, sizes: Sequence[int], limit: int) -> tuple[int, ...]:
-        return self.policy.kept(sizes, self._last_uses(), limit, chain=self._is_chain, in_place=False)
+        also = [n for n, i in enumerate(self.graph.order) if i in self._always]
+        kept = self.policy.kept(sizes, self._last_uses(), limit, chain=self._is_chain, in_place=False, also=also)
+        return tuple(sorted({*kept, *also}))
 
     def plan(self) -> ExecutionPlan:
         """See :meth:`LayerScheduler.create_execution_plan`."""
@@ -169,8 +173,9 @@ class GraphRunner(Runner):
     def estimate(self) -> MemoryEstimate:
         """See :meth:`LayerScheduler.estimate_memory_usage`."""
         sizes = self._sizes()
-        if self.graph.buffer_bytes:  # a graph that places its outputs
-            return MemoryEstimate(weights=0, activations=self.graph.buffer_bytes, scratch=0)
+        self._keep()
+        if self.graph.buffer_bytes:  # a graph that places its outputs, in whole pages
+            return MemoryEstimate(weights=0, activations=-(-self.graph.buffer_bytes // PAGE) * PAGE, scratch=0)
         limit = self.policy.limit(sizes, in_place=False)
         plan = forward_plan(self.graph.order, sizes, self._last_uses(), self._kept(sizes, limit), limit, False)
         return MemoryEstimate(weights=0, activations=plan.peak_bytes, scratch=0)
@@ -183,16 +188,20 @@ class GraphRunner(Runner):
     def begin(self, input: Any) -> ForwardScheduler:
         self._prepare()
         self.input = input
+        self._keep()
+        self.graph.reset()
+        self.reserve(0)
+        return self.graph
+
+    def _keep(self) -> None:
+        """Tell the graph which outputs stay, if their sizes are known already."""
         kept: set[int] = set()
-        if not self.policy.keeps_nothing and (self._sizes_known()):
+        if not self.policy.keeps_nothing and self._sizes_known():
             sizes = self._sizes()
             kept = {self.graph.order[n] for n in self._kept(sizes, self.policy.limit(sizes, in_place=False))}
         for i in self.graph.order:
             self.graph.keep_output(i, i in kept or i in self._always)
         self._prepare()
-        self.graph.reset()
-        self.reserve(0)
-        return self.graph
 
     def _sizes_known(self) -> bool:
         return all(x.index in self.known or x.output_size or x.row_size for x in self._layers)
@@ -309,6 +318,8 @@ class GraphRunner(Runner):
     def close(self) -> None:
         super().close()
         self.input = None
+        for i in self.graph.layers:
+            self.graph.keep_output(i, i in self._always)
 
 
 def _held(states: dict[int, Any]) -> int:
