@@ -458,7 +458,7 @@ def test_a_missing_shard(directory):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000, '{"a":' * 100_000, "\u00e9".encode("latin-1"),
+    ["", "[]", "{", '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000, "[" * 60_000, '{"a":' * 30_000, "\u00e9".encode("latin-1"),
      b"\xff{}", '{"a": [' + "0," * 100_000 + "0]}", '{"n": ' + "9" * 6000 + "}"],
     ids=lambda c: repr(c[:12]),
 )  # fmt: skip
