@@ -1,5 +1,6 @@
 """The dependency graph: order, results, lifetimes, limits, modes, against a naive evaluation that keeps everything."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hyperion
 from hyperion import errors
+from hyperion.loading.mapped import MappedModel
 from hyperion.memory import MemoryBudget
 from hyperion.scheduling import DependencyType, ExecutionMode, ForwardScheduler
 from hyperion.scheduling.lifetimes import ALIGN, assign_offsets
@@ -444,8 +447,13 @@ def test_sizes_by_row(ledger):
 class Mapped:
     """What the scheduler asks of a mapped model."""
 
+    layer_count = 3
+
     def __init__(self):
-        self.released = []
+        self.released, self.prefetched = [], []
+
+    def prefetch_layer_weights(self, index):
+        self.prefetched.append(index)
 
     def release_layer_weights(self, index):
         self.released.append(index)
@@ -456,8 +464,35 @@ def test_weights_of_a_mapped_model_are_released_after_use(ledger, mode, released
     model = Mapped()
     s = ForwardScheduler(model, mode, budget=ledger)
     s.max_rows = 2
-    for i in range(3):
+    for i in range(5):  # the last two are no layers of the model
         s.add_layer(i, lambda x: x + 1, depends_on=i - 1, output_size=80)
     s.prepare()
     s.run(np.zeros(10))
     assert model.released == released
+    assert model.prefetched == [1, 2] * (5 if mode is STREAMING else 1)
+
+
+@pytest.mark.parametrize("mode", list(ExecutionMode))
+def test_layers_of_a_mapped_file(ledger, mode):
+    path = Path(hyperion.__file__).parent / "data" / "shakespeare-q8_0.gguf"
+    with MappedModel(path, budget=ledger) as model:
+
+        def layer(i):
+            def run(x):
+                weights = model.get_layer_weights(i)
+                return x + sum(float(w.sum(dtype=np.float64)) for w in weights.values())
+
+            return run
+
+        s = ForwardScheduler(model, mode, 2000, budget=ledger)
+        for i in range(model.layer_count):
+            s.add_layer(i, layer(i), depends_on=i - 1, output_size=80)
+        s.prepare()
+        total = s.run(np.zeros(10))
+        assert len(set(total)) == 1
+        expected = sum(float(w.sum(dtype=np.float64)) for i in range(model.layer_count) for w in model.get_layer_weights(i).values())
+        assert total[0] == pytest.approx(expected, rel=1e-12)
+        s.run(np.zeros(10))
+        active = [model.get_layer_descriptor(i).is_active for i in range(model.layer_count)]
+        assert any(active) is (s.active_mode is NORMAL)
+        s.close()

@@ -25,8 +25,8 @@ class ForwardScheduler(LayerGraph):
     ----------
     model : optional
         An open model (its layers become the graph's: 0 the embedding, then the blocks, then the output head), or a
-        :class:`~hyperion.MappedModel` (a layer's weights are released after use in MEMORY_OPT); None for layers given with
-        :meth:`add_layer` alone.
+        :class:`~hyperion.MappedModel` (the next layer's weights are prefetched while one runs, and in MEMORY_OPT released
+        after use); None for layers given with :meth:`add_layer` alone.
     mode : ExecutionMode
     max_memory : int or str
         The most that the outputs' buffers may take; 0 sets no limit but the ledger's.
@@ -85,6 +85,7 @@ class ForwardScheduler(LayerGraph):
         self._collected: dict[int, np.ndarray] = {}
         self._results: Reservation | None = None
         self._release_weights = getattr(model, "release_layer_weights", None)
+        self._prefetch_weights = getattr(model, "prefetch_layer_weights", None)
         if hasattr(model, "schedule_layers"):
             model.schedule_layers(self)
 
@@ -232,6 +233,10 @@ class ForwardScheduler(LayerGraph):
         if self._next >= len(self._sequence) and not self._next_chunk():
             return None
         layer = self._sequence[self._next]
+        if self._prefetch_weights is not None and self._next + 1 < len(self._sequence):
+            following = self._sequence[self._next + 1].index
+            if self._has_weights(following):
+                self._prefetch_weights(following)
         self._step(layer)
         if output is not None:
             self._copy(layer, output)
@@ -338,8 +343,12 @@ class ForwardScheduler(LayerGraph):
             self._collect(layer)
         if layer.users == 0 and (layer.unneeded or streaming):
             self._drop(layer)
-        if self._release_weights is not None and not normal and layer.executed:
+        if self._release_weights is not None and not normal and layer.executed and self._has_weights(layer.index):
             self._release_weights(layer.index)
+
+    def _has_weights(self, index: int) -> bool:
+        """Whether a layer of the graph is one of the mapped model; others only add or combine."""
+        return bool(index < self.model.layer_count)
 
     def _collect(self, layer: Layer) -> None:
         """STREAMING: the chunk's rows of an output that stays, at their place in the whole."""
