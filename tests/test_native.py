@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 import struct
 import sys
@@ -371,6 +370,7 @@ def test_a_limit_on_the_file_s_size(models, tmp_path):
     if child == 0:
         code = 1
         try:
+            import resource
             import signal
 
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

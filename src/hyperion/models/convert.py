@@ -29,7 +29,7 @@ from hyperion.models.quantize_rows import encode_rows
 __all__ = ["Conversion", "convert", "estimate_conversion"]
 
 SUFFIXES = {".hyperion": "hyperion", ".tmai": "hyperion", ".gguf": "gguf"}
-SLAB_WEIGHTS = 2 << 20
+SLAB_WEIGHTS = 1 << 20
 """Weights that are in memory as float32 at a time."""
 
 PANEL = 16
