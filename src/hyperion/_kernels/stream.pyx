@@ -87,7 +87,8 @@ def describe_failure(str what, str path, int error):
     if error == HYP_READ_NOT_FINITE:
         return FormatError(f"{what} of {path!r} has a scale or a weight that is NaN or infinite", path=path, what=what)
     if error == HYP_READ_DAMAGED:
-        return FormatError(f"{what} of {path!r} is damaged: its checksum is not the one that was written", path=path, what=what)
+        message = f"{what} of {path!r} is damaged: its checksum is not the one that was written"
+        return FormatError(message, path=path, what=what)
     if error == HYP_READ_CHANGED:
         reason = "the file was changed, replaced or truncated after it was opened"
     elif error == 0:
