@@ -21,6 +21,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
+    from .functional import dequantize_tensor, quantize_tensor
     from .generation import Chunk, GenerationConfig, Model, load_model
     from .loading.mapped import (
         LayerDescriptor,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
     )
     from .models import Session
     from .models.convert import Conversion, convert
+    from .quantization import QuantizationConfig, QuantizedTensor
     from .scheduling import (
         CheckpointStrategy,
         DependencyType,
@@ -61,12 +63,16 @@ _LAZY: dict[str, str] = {
     "MemoryEstimate": "hyperion.scheduling",
     "MmapConfig": "hyperion.loading.mapped",
     "Model": "hyperion.generation",
+    "QuantizationConfig": "hyperion.quantization",
+    "QuantizedTensor": "hyperion.quantization",
     "Session": "hyperion.models",
     "Tokenizer": "hyperion.tokenizer",
     "convert": "hyperion.models.convert",
     "create_default_mmap_config": "hyperion.loading.mapped",
+    "dequantize_tensor": "hyperion.functional",
     "load_model": "hyperion.generation",
     "open_mapped_model": "hyperion.loading.mapped",
+    "quantize_tensor": "hyperion.functional",
 }  # public name: the module that has it
 
 __all__ = [
@@ -93,14 +99,18 @@ __all__ = [
     "MemoryEstimate",
     "MmapConfig",
     "Model",
+    "QuantizationConfig",
+    "QuantizedTensor",
     "Session",
     "Tokenizer",
     "UnsupportedError",
     "convert",
     "create_default_mmap_config",
+    "dequantize_tensor",
     "get_error_message",
     "load_model",
     "open_mapped_model",
+    "quantize_tensor",
     "set_error_handler",
 ]
 

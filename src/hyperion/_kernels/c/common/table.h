@@ -95,6 +95,33 @@ HYP_INLINE size_t hyp_attn_scratch(size_t nq, size_t head_dim)
 /* Store one position of one KV head: k and v are head_dim floats, rounded to the cache's type. */
 typedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, size_t pos, const float *k, const float *v);
 
+/* ---- Quantizing ------------------------------------------------------------------------------------------------------
+ * Contiguous floats in, contiguous codes or blocks out, one thread; c/quantize has the drivers. Codes of 4 bits are int8 here
+ * too, and packed two to a byte by pack4 (the earlier one low). Where symmetric, zeros is NULL. Functions that return int
+ * return nonzero where a float is not finite. */
+typedef struct {
+    void (*load_f16)(const void *src, size_t n, float *x);
+    void (*load_bf16)(const void *src, size_t n, float *x);
+    void (*load_f64)(const void *src, size_t n, float *x);
+    void (*store_f16)(const float *x, size_t n, void *dst);
+    void (*store_bf16)(const float *x, size_t n, void *dst);
+    void (*store_f64)(const float *x, size_t n, void *dst);
+    int (*extremes)(const float *x, size_t n, float mm[2]);
+    int (*extremes_each)(const float *x, size_t n, float *least, float *greatest);
+    void (*range)(const float mm[2], int bits, int symmetric, float *scale, float *zero);
+    int (*range_groups)(const float *x, size_t n, size_t g, int bits, int symmetric, float *scales, float *zeros, int8_t *q);
+    int (*codes)(const float *x, size_t n, size_t g, int bits, const float *scales, const float *zeros, int8_t *q);
+    int (*codes_each)(const float *x, size_t n, int bits, const float *scales, const float *zeros, int8_t *q);
+    void (*values)(const int8_t *q, size_t n, size_t g, const float *scales, const float *zeros, float *x);
+    void (*values_each)(const int8_t *q, size_t n, const float *scales, const float *zeros, float *x);
+    void (*pack4)(const int8_t *q, size_t n, uint8_t *p);
+    void (*unpack4)(const uint8_t *p, size_t n, int8_t *q);
+    void (*fit)(const float *x, size_t n, float scale, float zero, int bits, double sums[5]);
+    void (*hqq)(const float *x, size_t n, float scale, float zero, int bits, float beta, double sums[2]);
+    void (*blocks[HYP_TYPES])(const float *x, size_t blocks, uint8_t *dst); /* NULL where the type is unknown */
+    void (*floats[HYP_TYPES])(const uint8_t *src, size_t blocks, float *x);
+} hyp_quantize_kernels;
+
 typedef struct {
     int level;
     hyp_mul_fn mul[HYP_TYPES];     /* NULL where the type is unknown */
@@ -112,6 +139,7 @@ typedef struct {
     void (*silu)(const float *x, size_t n, float *out);
     void (*gelu)(const float *x, size_t n, float *out);
     void (*softmax)(const float *x, size_t n, float *out);
+    hyp_quantize_kernels quantize;
 } hyp_table;
 
 /* Each <family>_<isa>.c exports one function that fills the entries it implements; a level's table starts as a copy of
@@ -122,6 +150,9 @@ void hyp_matmul_fill_avxvnni(hyp_table *t);
 void hyp_matmul_fill_avx512(hyp_table *t);
 void hyp_matmul_fill_amx(hyp_table *t);
 void hyp_nn_fill_generic(hyp_table *t);
+void hyp_quantize_fill_generic(hyp_table *t);
+void hyp_quantize_fill_avx2(hyp_table *t);
+void hyp_quantize_fill_avx512(hyp_table *t);
 void hyp_nn_fill_avx2(hyp_table *t);
 void hyp_nn_fill_avx512(hyp_table *t);
 

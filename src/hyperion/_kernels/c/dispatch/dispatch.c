@@ -162,6 +162,9 @@ static void fill_generic(hyp_table *t)
 #ifdef HYP_HAVE_nn_generic
     hyp_nn_fill_generic(t);
 #endif
+#ifdef HYP_HAVE_quantize_generic
+    hyp_quantize_fill_generic(t);
+#endif
 }
 
 static void fill_avx2(hyp_table *t)
@@ -172,6 +175,9 @@ static void fill_avx2(hyp_table *t)
 #endif
 #ifdef HYP_HAVE_nn_avx2
     hyp_nn_fill_avx2(t);
+#endif
+#ifdef HYP_HAVE_quantize_avx2
+    hyp_quantize_fill_avx2(t);
 #endif
 }
 
@@ -191,6 +197,9 @@ static void fill_avx512(hyp_table *t)
 #endif
 #ifdef HYP_HAVE_nn_avx512
     hyp_nn_fill_avx512(t);
+#endif
+#ifdef HYP_HAVE_quantize_avx512
+    hyp_quantize_fill_avx512(t);
 #endif
 }
 
