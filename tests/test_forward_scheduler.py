@@ -393,6 +393,24 @@ def test_streaming_takes_chunks_that_the_limit_holds(ledger):
             s.run(bad)
 
 
+def test_probing_other_modes_does_not_disturb_the_one_that_runs(ledger):
+    def double(x):
+        x *= 2
+        return x
+
+    s = ForwardScheduler(None, ADAPTIVE, 560, budget=ledger, poison_freed=True)
+    s.add_layer(0, lambda x: x + 1, row_size=8, rowwise=True)
+    s.add_layer(1, lambda x: x * 2, depends_on=0, row_size=8, rowwise=True)
+    for i in (2, 3):
+        s.add_layer(i, double, depends_on=i - 1, row_size=8, in_place=True, rowwise=True)
+    s.prepare()
+    for rows, mode in ((17, NORMAL), (35, MEMORY_OPT), (35, MEMORY_OPT), (60, STREAMING), (60, STREAMING), (3, NORMAL), (3, NORMAL)):
+        np.testing.assert_array_equal(s.run(np.arange(rows)), (np.arange(rows) + 1) * 8)
+        assert s.active_mode is mode
+        assert s.memory_usage == rows * 8 * (4 if mode is NORMAL else 1)
+        assert s.peak_memory_usage <= 560
+
+
 def test_streaming_needs_a_row_for_each_row(ledger):
     s = ForwardScheduler(None, STREAMING, budget=ledger)
     s.add_layer(0, lambda x: x.sum(axis=0), output_size=64)

@@ -423,6 +423,25 @@ def test_a_failed_read_while_computing_again_is_an_error_and_nothing_more(path, 
         assert 0 < model.scheduler.disk_share <= 1
 
 
+def test_outputs_of_a_call_that_failed_half_way(path, hidden):
+    config = LayerSchedulerConfig(recompute_activations=False, max_activation_memory="200KB")
+    with hyperion.load_model(path, memory_budget=floor_of(path) + 800_000, context_length=128, threads=1) as model, model.session() as session:
+        model.replan(reserve=200_000)
+        model.scheduler.config = config
+        assert model.plan.chunk < 30
+        session.eval(IDS[:1])
+        for nth in range(20, 1000, 20):  # until some passes are done before it
+            stream.inject_read_failure(nth, 5)
+            with pytest.raises(hyperion.HyperionIOError):
+                session.eval(IDS[1:])
+            stream.inject_read_failure(0)
+            if len(session) > 1:
+                break
+        assert 1 < len(session) < 60
+        for i in range(7):
+            np.testing.assert_array_equal(model.scheduler.get_layer_output(i), hidden[i][1 : len(session)])
+
+
 def test_every_generate_moves_the_counters(path):
     with hyperion.load_model(path, context_length=128) as model:
         counters = model.scheduler.counters

@@ -123,7 +123,7 @@ class ForwardScheduler(LayerGraph):
 
     def _outputs(self, mode: ExecutionMode, rows: int, total: int) -> int:
         """Bytes of the outputs that are alive together, without what aligns them; in STREAMING with the results."""
-        nbytes = self._layout(mode, rows, total, align=1)[1]
+        nbytes = self._layout(mode, rows, total, align=1).nbytes
         if mode is ExecutionMode.STREAMING:
             nbytes += sum(layer.bytes_for(total, total) for layer in self._sequence if layer.stays)
         return nbytes
@@ -163,15 +163,14 @@ class ForwardScheduler(LayerGraph):
             return
         self._placed = None
         self._check_limit(self._outputs(mode, rows, total))
-        offsets, nbytes = self._layout(mode, rows, total)
-        for index, offset in offsets.items():
-            self.layers[index].offset = offset
-        if nbytes != self._arena_bytes:
+        layout = self._layout(mode, rows, total)
+        if layout.nbytes != self._arena_bytes:
             self._free_arena()
-            if nbytes:
-                self._arena = allocate(self.budget, "layer outputs", nbytes)
+            if layout.nbytes:
+                self._arena = allocate(self.budget, "layer outputs", layout.nbytes)
                 self._bytes = np.frombuffer(self._arena, np.uint8)
-            self._arena_bytes = nbytes
+            self._arena_bytes = layout.nbytes
+        self._apply(layout)
         self.active_mode, self._placed = mode, (mode, rows, total)
 
     def _chunk_rows(self, total: int) -> int:
@@ -193,8 +192,7 @@ class ForwardScheduler(LayerGraph):
         if like.nbytes > layer.size:
             raise InvalidArgumentError(f"layer {layer.index} gave {like.nbytes} bytes, there is room for {layer.size}: its output_size")
         assert self._bytes is not None
-        at = layer.root.offset
-        return self._bytes[at : at + like.nbytes].view(like.dtype).reshape(like.shape)
+        return self._bytes[layer.offset : layer.offset + like.nbytes].view(like.dtype).reshape(like.shape)
 
     # ---- running -------------------------------------------------------------------------------------------------
 
@@ -238,9 +236,11 @@ class ForwardScheduler(LayerGraph):
             if self._has_weights(following):
                 self._prefetch_weights(following)
         self._step(layer)
-        if output is not None:
-            self._copy(layer, output)
-        self._settle(layer)
+        try:
+            if output is not None:
+                self._copy(layer, output)
+        finally:
+            self._settle(layer)
         return layer.index
 
     def _begin(self) -> None:
@@ -374,7 +374,7 @@ class ForwardScheduler(LayerGraph):
         if buffer.holders == 0:
             self._live -= buffer.nbytes
             if self.poison_freed and layer.size and self._bytes is not None:
-                self._bytes[layer.root.offset : layer.root.offset + layer.size] = 0xFF
+                self._bytes[layer.offset : layer.offset + layer.size] = 0xFF
 
     def run(self, input: Any = None) -> Any:
         """Reset, run every layer, and return the output of the last one, as :meth:`get_output` does."""

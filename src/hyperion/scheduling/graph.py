@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Layer:
 
     __slots__ = (
         "buffer", "edges", "executed", "function", "in_place", "index", "keep", "offset", "others", "output",
-        "output_size", "pending", "residuals", "root", "row_size", "rowwise", "shares", "size", "source", "sources", "unneeded",
+        "output_size", "pending", "residuals", "row_size", "rowwise", "shares", "size", "source", "sources", "unneeded",
         "users",
     )  # fmt: skip
 
@@ -72,7 +72,6 @@ class Layer:
         self.sources: tuple[Layer, ...] = ()
         self.users = 0
         self.shares = False
-        self.root: Layer = self
         self.offset = self.size = 0
         # what a pass leaves
         self.output: Any = None
@@ -88,6 +87,14 @@ class Layer:
     def bytes_for(self, rows: int, total: int) -> int:
         """Bytes of the output for so many rows of an input of `total`."""
         return self.row_size * rows if self.row_size else -(-self.output_size * rows // total) if total else self.output_size
+
+
+class Layout(NamedTuple):
+    """For every layer the one whose buffer it lies in; for those (offset, bytes); the arena's bytes."""
+
+    roots: dict[int, int]
+    places: dict[int, tuple[int, int]]
+    nbytes: int
 
 
 class LayerGraph:
@@ -226,32 +233,37 @@ class LayerGraph:
             raise InvalidArgumentError(f"layers {', '.join(map(str, stuck[:8]))} depend on each other in a cycle")
         return order
 
-    def _layout(self, mode: ExecutionMode, rows: int, total: int, align: int = ALIGN) -> tuple[Mapping[int, int], int]:
-        """Offsets by root and the arena's bytes, for so many rows; also decides which layers share their input's buffer."""
+    def _layout(self, mode: ExecutionMode, rows: int, total: int, align: int = ALIGN) -> Layout:
+        """Where outputs would lie in a mode, for so many rows of an input of `total`."""
         end = len(self._sequence)
         step = {layer.index: n for n, layer in enumerate(self._sequence)}
         last = dict(step)
         for layer in self._sequence:
             for d in layer.sources:
                 last[d.index] = max(last[d.index], step[layer.index])
+        roots: dict[int, int] = {}
         spans: dict[int, list[int]] = {}
         for n, layer in enumerate(self._sequence):
             size, source = layer.bytes_for(rows, total), layer.source
-            layer.shares = (
+            shares = (
                 layer.in_place and source is not None and last[source.index] == n and not source.keep
                 and mode is not ExecutionMode.NORMAL and source not in layer.others and source not in layer.residuals
                 and source.bytes_for(rows, total) > 0 and size > 0
             )  # fmt: skip
-            layer.root = source.root if layer.shares and source is not None else layer
+            roots[layer.index] = roots[source.index] if shares and source is not None else layer.index
             stays = layer.stays and mode is not ExecutionMode.STREAMING
-            span = spans.setdefault(layer.root.index, [n, n, 0])
+            span = spans.setdefault(roots[layer.index], [n, n, 0])
             span[1] = max(span[1], end if stays or mode is ExecutionMode.NORMAL else last[layer.index])
             span[2] = max(span[2], size)
-        for layer in self._sequence:
-            layer.size = spans[layer.root.index][2]
-        roots = list(spans)
         offsets, nbytes = assign_offsets([(a, b, n) for a, b, n in spans.values()], align)
-        return dict(zip(roots, offsets, strict=True)), nbytes
+        places = {i: (at, span[2]) for (i, span), at in zip(spans.items(), offsets, strict=True)}
+        return Layout(roots, places, nbytes)
+
+    def _apply(self, layout: Layout) -> None:
+        for layer in self._sequence:
+            root = layout.roots[layer.index]
+            layer.shares = root != layer.index
+            layer.offset, layer.size = layout.places[root]
 
     def _layer(self, index: int) -> Layer:
         layer = self.layers.get(index) if isinstance(index, (int, np.integer)) else None

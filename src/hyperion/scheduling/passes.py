@@ -197,10 +197,11 @@ class ModelRunner(Runner):
     def output(self, index: int) -> np.ndarray:
         source = self.source
         with source.lock:
-            if source.rows == 0:
+            rows = source.rows  # less than were kept where a call has failed
+            if rows == 0:
                 raise HyperionRuntimeError("no token was evaluated yet")
             if index in source.kept:
-                return source.kept[index].copy()
+                return source.kept[index][:rows].copy()
             start = max((i for i in source.kept if i < index), default=-1)
             if not source.closed:  # the array is the caller's, and nothing else is needed
                 self.count_again(index - start)
@@ -220,7 +221,7 @@ class ModelRunner(Runner):
         with source.lock:
             limit = self._limit(rows)
             plan = self.policy.reversal(self._sizes(rows), limit, in_place=True)
-            states |= {k: source.kept[k - 1].copy() for k in plan.kept_first if k - 1 in source.kept}
+            states |= {k: source.kept[k - 1][:rows].copy() for k in plan.kept_first if k - 1 in source.kept}
             self.drop_kept()
         with self.budget.reserve("layer outputs", plan.peak):
             self.note_peak(plan.peak)
