@@ -3,7 +3,8 @@
 
 enum {
     TOKENS = 8,      /* with two panels 16 accumulators: 16 fma on 10 loads, and more than the latency of two ports needs */
-    RUN = 8,         /* K unrolled */
+    RUN = 4,         /* K unrolled */
+    X_AHEAD = 32,    /* K by which activations are fetched from L2 */
     GEMV_PANELS = 4  /* chains of dependent fma in flight */
 };
 
@@ -51,20 +52,17 @@ HYP_INLINE void unpack(int type, const uint8_t *rec, size_t n, hyp_strip *strip)
     for (size_t i = 0; i < n; i++) _mm512_store_ps(strip->row[i].w, weights(type, rec + i * record));
 }
 
-/* acc += n K of the strips times `tokens` tokens at x, which has 16 tokens a K. */
-HYP_INLINE void run_of_k(int panels, int tokens, const hyp_strip *strip, size_t from, size_t n, const float *x,
-                         __m512 (*acc)[TOKENS])
+/* acc += one K of the strips times `tokens` tokens at x, which has 16 tokens a K. */
+HYP_INLINE void one_k(int panels, int tokens, const hyp_strip *strip, size_t i, const float *x, __m512 (*acc)[TOKENS])
 {
-    for (size_t i = 0; i < n; i++) {
-        __m512 w[HYP_STRIP_PANELS];
+    __m512 w[HYP_STRIP_PANELS];
+    HYP_UNROLL
+    for (int p = 0; p < panels; p++) w[p] = _mm512_load_ps(strip[p].row[i].w);
+    HYP_UNROLL
+    for (int u = 0; u < tokens; u++) {
+        const __m512 xu = _mm512_set1_ps(x[u]);
         HYP_UNROLL
-        for (int p = 0; p < panels; p++) w[p] = _mm512_load_ps(strip[p].row[from + i].w);
-        HYP_UNROLL
-        for (int u = 0; u < tokens; u++) {
-            const __m512 xu = _mm512_set1_ps(x[i * HYP_ACT_TILE + (size_t)u]);
-            HYP_UNROLL
-            for (int p = 0; p < panels; p++) acc[p][u] = _mm512_fmadd_ps(w[p], xu, acc[p][u]);
-        }
+        for (int p = 0; p < panels; p++) acc[p][u] = _mm512_fmadd_ps(w[p], xu, acc[p][u]);
     }
 }
 
@@ -80,12 +78,16 @@ HYP_INLINE void strip_times(int panels, int tokens, const hyp_strip *strip, size
     }
     x += t;
     size_t i = 0;
-    for (; i + RUN <= n; i += RUN, x += RUN * HYP_ACT_TILE) { /* unrolled: the loop's own operations take ports 0 and 5 too */
+    for (; i + RUN <= n; i += RUN) { /* unrolled: the loop's own operations take ports 0 and 5 too */
         if (t == 0)
             for (int p = 0; p < panels; p++) hyp_fetch_ahead_avx512(ahead, (size_t)p, i, RUN);
-        run_of_k(panels, tokens, strip, i, RUN, x, acc);
+        HYP_UNROLL
+        for (int j = 0; j < RUN; j++, x += HYP_ACT_TILE) {
+            if (t == 0) _mm_prefetch((const char *)(x + X_AHEAD * HYP_ACT_TILE), _MM_HINT_T0);
+            one_k(panels, tokens, strip, i + (size_t)j, x, acc);
+        }
     }
-    run_of_k(panels, tokens, strip, i, n - i, x, acc);
+    for (; i < n; i++, x += HYP_ACT_TILE) one_k(panels, tokens, strip, i, x, acc);
     HYP_UNROLL
     for (int p = 0; p < panels; p++) {
         HYP_UNROLL
