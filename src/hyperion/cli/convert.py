@@ -16,7 +16,7 @@ from hyperion.cli.common import as_json, emit_json, note, progress_bar
 @click.argument("dst")
 @click.option("--type", metavar="TYPE", help="Type of all weight matrices, such as q4_0, q4_k or f16; by default they keep theirs.")
 @click.option("--format", type=click.Choice(["hyperion", "gguf"]), help="By default what DST's suffix says.")
-@click.option("--method", metavar="NAME", help="How weights are quantized; by default the way of the type.")
+@click.option("--method", type=click.Choice(["absmax", "mse", "hqq"]), help="How scales are found; by default the type's own way.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @as_json
 def command(
@@ -30,7 +30,7 @@ def command(
     from hyperion.memory import format_size
     from hyperion.models.convert import convert, estimate_conversion
 
-    planned = estimate_conversion(src, dst, type, format)
+    planned = estimate_conversion(src, dst, type, format, method)
     types = ", ".join(f"{name} {format_size(n)}" for name, n in sorted(planned.types.items(), key=lambda item: -item[1]))
     note(f"{'would write' if dry_run else 'writing'} {dst}: {format_size(planned.nbytes)} of tensors ({types}), "
          f"from {format_size(planned.source_bytes)}")  # fmt: skip

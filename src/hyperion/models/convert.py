@@ -24,7 +24,7 @@ from hyperion.formats.writing import GGUFWriter, TensorLayout, Typed
 from hyperion.models.architectures import config_from_metadata, describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
 from hyperion.models.convert_vocabulary import vocabulary_metadata
-from hyperion.models.quantize_rows import encode_rows
+from hyperion.models.quantize_rows import check_method, encode_rows
 
 __all__ = ["Conversion", "convert", "estimate_conversion"]
 
@@ -129,7 +129,8 @@ def convert(
     format : {"hyperion", "gguf"}, optional
         By default what the suffix of `dst` says.
     method : str, optional
-        How weights are quantized; by default the way of the type.
+        How scales are found: "absmax", "mse" or "hqq" (see :class:`hyperion.QuantizationConfig`), for the types of which
+        there are such ("hqq" makes q4_1); by default the type's own way.
     progress : callable, optional
         Called with (bytes written, bytes in all) of tensors.
 
@@ -160,11 +161,15 @@ def convert(
 
 
 def estimate_conversion(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], type: str | None = None, format: str | None = None
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    type: str | None = None,
+    format: str | None = None,
+    method: str | None = None,
 ) -> Conversion:
     """What :func:`convert` would write: the exact sizes and types. Nothing is written, and no weight is read."""
     with open_container(src) as container:
-        return _Job(container, dst, type, format, None).summary()
+        return _Job(container, dst, type, format, method).summary()
 
 
 class _Job:
@@ -176,6 +181,10 @@ class _Job:
         self.container, self.path, self.method = container, os.fspath(dst), method
         self.format = _format(self.path, format)
         self.wanted = None if type is None else quant.block_type(_type_name(type))
+        if method is not None and self.wanted is None:
+            raise InvalidArgumentError("a method needs a type to quantize to")
+        if self.wanted is not None:
+            check_method(self.wanted.name, method)
         self.replaced: dict[str, str] = {}
         self.files: dict[str, File] = {}
         config, infos = describe_model(container)
@@ -281,9 +290,12 @@ class _Job:
             raw = _rotate(raw.reshape(rows, -1), tensor.rows // tensor.heads).reshape(-1)
         if source.id != tensor.type:
             values = quant.dequantize(source, raw, rows, tensor.cols)
-            raw = encode_rows(values, tensor.kind.name, self.method)
-            if quant.find_nonfinite(tensor.type, raw) >= 0:
-                raise FormatError(f"tensor {tensor.name!r} has weights too large for {tensor.kind.name}", tensor=tensor.name)
+            as_wanted = tensor.matrix and self.wanted is not None and tensor.type == self.wanted.id
+            try:
+                raw = encode_rows(values, tensor.kind.name, self.method if as_wanted else None)
+            except InvalidArgumentError as error:
+                message = f"tensor {tensor.name!r} has weights too large for {tensor.kind.name}: {error}"
+                raise FormatError(message, tensor=tensor.name) from None
         if tensor.heads and not tensor.matrix:
             raw = _rotate(raw.reshape(-1, 4), tensor.cols // tensor.heads).reshape(-1)
         if self.format == "gguf" or not tensor.matrix:

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from hyperion.errors import UnsupportedError
+from hyperion.errors import InvalidArgumentError, UnsupportedError
+from hyperion.quantization import QuantizationConfig, quantize_tensor
 
-__all__ = ["encode_rows"]
+__all__ = ["check_method", "encode_rows"]
 
 BLOCK = 32
+WAYS = {
+    "q4_0": ("absmax", "mse"), "q4_1": ("absmax", "mse", "hqq"), "q5_0": ("absmax",), "q5_1": ("absmax",),
+    "q8_0": ("absmax", "mse"),
+}  # fmt: skip
+"""The methods of :class:`QuantizationConfig` that end in blocks of a type; "absmax" is what ggml does."""
+
+
+def check_method(type: str, method: str | None) -> None:
+    """Refuse a method that there is not, or not for a type.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If no type has it.
+    UnsupportedError
+        If others have it.
+    """
+    if method is None or method in WAYS.get(type, ()):
+        return
+    known = sorted({m for ways in WAYS.values() for m in ways})
+    if method not in known:
+        raise InvalidArgumentError(f"method is {method!r:.40}, expected one of {', '.join(known)}")
+    types = ", ".join(t for t, ways in WAYS.items() if method in ways)
+    raise UnsupportedError(f"method {method!r} does not make {type} blocks; it makes {types}")
 
 
 def encode_rows(values: np.ndarray, type: str, method: str | None = None) -> np.ndarray:
@@ -21,94 +44,47 @@ def encode_rows(values: np.ndarray, type: str, method: str | None = None) -> np.
     values : ndarray of float32, [rows, cols]
         Finite; cols in whole blocks.
     type : str
-        "f32", "f16", "bf16", or a block type; blocks of 32 are ggml's reference encoding, bit for bit.
+        As :func:`hyperion.quantization.quantize_tensor` has them.
     method : str, optional
-        Only the type's own way is known here.
+        How scales (and minima) are found, see :class:`hyperion.quantization.QuantizationConfig`; by default the type's own
+        way: ggml's, bit for bit, for blocks of 32, a search for the least squared error for K types.
 
     Raises
     ------
-    UnsupportedError
-        For a type or method that there is no encoder of.
+    InvalidArgumentError
+        If a scale does not fit the type's f16.
     """
-    if type == "f32":
-        return np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8)
-    if type == "f16":
-        with np.errstate(over="ignore"):  # the caller looks for what does not fit
-            return values.astype("<f2").reshape(-1).view(np.uint8)
-    if type == "bf16":
-        return _bfloat(values).reshape(-1).view(np.uint8)
-    if type not in _ENCODERS:
-        raise UnsupportedError(f"quantizing to {type} is not implemented; implemented: {', '.join(_ENCODERS)}, bf16, f16, f32")
-    if method not in (None, "absmax"):
-        raise UnsupportedError(f"quantization method {method!r:.40} is not implemented for {type}; implemented: 'absmax'")
-    return _ENCODERS[type](values.reshape(-1, BLOCK)).reshape(-1)
+    check_method(type, method)
+    if method in (None, "absmax"):
+        return quantize_tensor(values, type).codes.reshape(-1)
+    symmetric = type != "q4_1"
+    config = QuantizationConfig(bits=8 if type == "q8_0" else 4, symmetric=symmetric, group_size=BLOCK, method=method)
+    # Codes reach from -8 to 7: a block whose largest weight is positive is turned over, and its scale becomes negative.
+    sign = _signs(values) if type == "q4_0" else np.ones((1, 1), np.float32)
+    q = quantize_tensor((values.reshape(-1, BLOCK) * sign).reshape(values.shape), config)
+    assert q.scales is not None
+    scale = q.scales.reshape(-1, 1) * sign
+    columns = [scale]
+    codes = q.unpacked().reshape(-1, BLOCK)
+    if not symmetric:  # (code - zero) * scale = scale * (code + 8) - (8 + zero) * scale
+        assert q.zero_points is not None
+        columns.append(-(8 + q.zero_points.reshape(-1, 1)) * scale)
+    if type == "q8_0":
+        return np.concatenate([*_halves(columns), codes.view(np.uint8)], axis=1).reshape(-1)
+    nibbles = (codes + 8).astype(np.uint8)
+    return np.concatenate([*_halves(columns), nibbles[:, :16] | nibbles[:, 16:] << 4], axis=1).reshape(-1)
 
 
-def _bfloat(values: np.ndarray) -> np.ndarray:
-    """Round to nearest even on the upper half of the bits; the values are finite."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
-
-
-def _inverse(d: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return np.where(d == 0, np.float32(0), np.float32(1) / d)
-
-
-def _half(*scales: np.ndarray) -> list[np.ndarray]:
-    with np.errstate(over="ignore"):
-        return [s.astype("<f2").view(np.uint8) for s in scales]
-
-
-def _nibbles(q: np.ndarray) -> np.ndarray:
-    return (q[:, :16] & 15) | (q[:, 16:] & 15) << 4
-
-
-def _fifth_bits(q: np.ndarray) -> np.ndarray:
-    return np.packbits(q >> 4, axis=1, bitorder="little")
-
-
-def _symmetric(blocks: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes from 0, where the weight that is largest in magnitude becomes the code 0: it has one step more than the others."""
+def _signs(values: np.ndarray) -> np.ndarray:
+    """-1 for the blocks whose weight of largest magnitude is positive, 1 for the others."""
+    blocks = values.reshape(-1, BLOCK)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=1, keepdims=True), axis=1)
-    d = largest / np.float32(-steps)
-    # double precision: ggml's compilers fuse the product and the sum, which this equals
-    codes = np.trunc(blocks.astype(np.float64) * _inverse(d).astype(np.float64) + (steps + 0.5))
-    return d, np.clip(codes, 0, 2 * steps - 1).astype(np.uint8)
+    return np.where(largest > 0, np.float32(-1), np.float32(1))
 
 
-def _affine(blocks: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    low, high = blocks.min(axis=1, keepdims=True), blocks.max(axis=1, keepdims=True)
-    d = (high - low) / np.float32(most)
-    codes = np.trunc((blocks - low) * _inverse(d) + np.float32(0.5))
-    return d, low, np.clip(codes, 0, most).astype(np.uint8)
-
-
-def _q4_0(blocks: np.ndarray) -> np.ndarray:
-    d, q = _symmetric(blocks, 8)
-    return np.concatenate([*_half(d), _nibbles(q)], axis=1)
-
-
-def _q4_1(blocks: np.ndarray) -> np.ndarray:
-    d, low, q = _affine(blocks, 15)
-    return np.concatenate([*_half(d, low), _nibbles(q)], axis=1)
-
-
-def _q5_0(blocks: np.ndarray) -> np.ndarray:
-    d, q = _symmetric(blocks, 16)
-    return np.concatenate([*_half(d), _fifth_bits(q), _nibbles(q)], axis=1)
-
-
-def _q5_1(blocks: np.ndarray) -> np.ndarray:
-    d, low, q = _affine(blocks, 31)
-    return np.concatenate([*_half(d, low), _fifth_bits(q), _nibbles(q)], axis=1)
-
-
-def _q8_0(blocks: np.ndarray) -> np.ndarray:
-    d = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
-    scaled = blocks * _inverse(d)
-    away = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))  # halves away from zero
-    return np.concatenate([*_half(d), away.astype(np.int8).view(np.uint8)], axis=1)
-
-
-_ENCODERS: dict[str, Any] = {"q4_0": _q4_0, "q4_1": _q4_1, "q5_0": _q5_0, "q5_1": _q5_1, "q8_0": _q8_0}
+def _halves(columns: list[np.ndarray]) -> list[np.ndarray]:
+    with np.errstate(over="ignore"):
+        halves = [c.astype("<f2") for c in columns]
+    if not all(np.isfinite(h).all() for h in halves):
+        raise InvalidArgumentError("a block holds values too large for its f16 scale")
+    return [h.view(np.uint8) for h in halves]
