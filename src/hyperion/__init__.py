@@ -21,7 +21,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
-    from .functional import dequantize_tensor, quantize_tensor
+    from .functional import dequantize_tensor, pool_alloc, pool_free, quantize_tensor
     from .generation import Chunk, GenerationConfig, Model, load_model
     from .loading.mapped import (
         LayerDescriptor,
@@ -29,6 +29,19 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
         MmapConfig,
         create_default_mmap_config,
         open_mapped_model,
+    )
+    from .memory import (
+        MemoryConfig,
+        MemoryPool,
+        MemoryStats,
+        MemoryStrategy,
+        alloc,
+        create_pool,
+        enable_memory_tracking,
+        free,
+        generate_memory_report,
+        get_memory_stats,
+        init_memory,
     )
     from .models import Session
     from .models.convert import Conversion, convert
@@ -60,18 +73,31 @@ _LAZY: dict[str, str] = {
     "LayerScheduler": "hyperion.scheduling",
     "LayerSchedulerConfig": "hyperion.scheduling",
     "MappedModel": "hyperion.loading.mapped",
+    "MemoryConfig": "hyperion.memory",
     "MemoryEstimate": "hyperion.scheduling",
+    "MemoryPool": "hyperion.memory",
+    "MemoryStats": "hyperion.memory",
+    "MemoryStrategy": "hyperion.memory",
     "MmapConfig": "hyperion.loading.mapped",
     "Model": "hyperion.generation",
     "QuantizationConfig": "hyperion.quantization",
     "QuantizedTensor": "hyperion.quantization",
     "Session": "hyperion.models",
     "Tokenizer": "hyperion.tokenizer",
+    "alloc": "hyperion.memory",
     "convert": "hyperion.models.convert",
     "create_default_mmap_config": "hyperion.loading.mapped",
+    "create_pool": "hyperion.memory",
     "dequantize_tensor": "hyperion.functional",
+    "enable_memory_tracking": "hyperion.memory",
+    "free": "hyperion.memory",
+    "generate_memory_report": "hyperion.memory",
+    "get_memory_stats": "hyperion.memory",
+    "init_memory": "hyperion.memory",
     "load_model": "hyperion.generation",
     "open_mapped_model": "hyperion.loading.mapped",
+    "pool_alloc": "hyperion.functional",
+    "pool_free": "hyperion.functional",
     "quantize_tensor": "hyperion.functional",
 }  # public name: the module that has it
 
@@ -96,7 +122,11 @@ __all__ = [
     "LayerSchedulerConfig",
     "MappedModel",
     "MemoryBudgetError",
+    "MemoryConfig",
     "MemoryEstimate",
+    "MemoryPool",
+    "MemoryStats",
+    "MemoryStrategy",
     "MmapConfig",
     "Model",
     "QuantizationConfig",
@@ -104,12 +134,21 @@ __all__ = [
     "Session",
     "Tokenizer",
     "UnsupportedError",
+    "alloc",
     "convert",
     "create_default_mmap_config",
+    "create_pool",
     "dequantize_tensor",
+    "enable_memory_tracking",
+    "free",
+    "generate_memory_report",
     "get_error_message",
+    "get_memory_stats",
+    "init_memory",
     "load_model",
     "open_mapped_model",
+    "pool_alloc",
+    "pool_free",
     "quantize_tensor",
     "set_error_handler",
 ]

@@ -26,3 +26,7 @@ cdef class PageBuffer:
     cdef int hold(self) except -1
     cdef void drop(self) noexcept
     cdef void _release(self) noexcept
+
+# For the other modules that allocate: the next allocation fails when a test asked for it; a size from Python.
+cdef bint shall_fail() noexcept
+cdef size_t checked_size(nbytes) except? 0

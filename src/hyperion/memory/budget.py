@@ -11,13 +11,14 @@ import operator
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, SupportsIndex
 
 from .._kernels import system
-from .._kernels.pool import PageBuffer, rounded
+from .._kernels.blocks import Pool, Site, calling_site
 from ..errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class _Lock:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self.depth = 0
-        self.deferred: list[tuple[MemoryBudget, str, int]] = []
+        self.deferred: list[tuple[MemoryBudget, str, int, int]] = []
         if hasattr(os, "register_at_fork"):
             release = self._lock.release
             os.register_at_fork(before=self._lock.acquire, after_in_parent=release, after_in_child=release)
@@ -45,8 +46,8 @@ class _Lock:
 
     def __exit__(self, *error: object) -> None:
         while self.depth == 1 and self.deferred:
-            budget, owner, nbytes = self.deferred.pop()
-            budget._count(owner, -nbytes)
+            budget, owner, nbytes, idle = self.deferred.pop()
+            budget._count(owner, -nbytes, 0, -idle)
         self.depth -= 1
         self._lock.release()
 
@@ -143,20 +144,24 @@ def total_memory() -> int:
 
 @dataclass(frozen=True)
 class MemoryStats:
-    """What a ledger counted.
+    """What a ledger or a pool counted.
 
     Attributes
     ----------
     current_usage, peak_usage : int
-        Bytes reserved now, and at most at one time.
+        Bytes now, and at most at one time. A ledger's: reserved. A pool's: what its live blocks asked for.
     total_allocated : int
-        Bytes of all reservations ever made, growth by resizing included.
+        Bytes of all reservations (growth by resizing included) or of all blocks ever made.
     allocation_count : int
-        Reservations ever made.
+        Reservations or blocks ever made.
     fragmentation_ratio : float
-        Share of the held memory that is held but handed to nobody, 0 to 1. Page buffers have none.
+        Share of the held memory that is held but that nobody asked for, 0 to 1: blocks and pages that are free but
+        not given back, rounding to size classes and whole pages, a pool's tables. A ledger's reservations that
+        are neither a pool's nor whole pages count as used in full.
     by_owner : dict
         Bytes reserved now by each owner; those of a child budget as ``"child/owner"``.
+    held : int
+        Bytes that may be resident for it. A ledger's: reserved.
     """
 
     current_usage: int
@@ -165,6 +170,7 @@ class MemoryStats:
     allocation_count: int
     fragmentation_ratio: float = 0.0
     by_owner: Mapping[str, int] = field(default_factory=dict)
+    held: int = 0
 
 
 class Reservation:
@@ -174,10 +180,11 @@ class Reservation:
     collected.
     """
 
-    __slots__ = ("__weakref__", "_budget", "_nbytes", "_owner", "_released")
+    __slots__ = ("__weakref__", "_budget", "_idle", "_nbytes", "_owner", "_released", "_site")
 
     def __init__(self, budget: MemoryBudget, owner: str) -> None:
-        self._budget, self._owner, self._nbytes, self._released = budget, owner, 0, False
+        self._budget, self._owner, self._nbytes, self._idle, self._released = budget, owner, 0, 0, False
+        self._site: Site | None = None
 
     @property
     def owner(self) -> str:
@@ -204,24 +211,45 @@ class Reservation:
         HyperionRuntimeError
             If it was released.
         """
-        size = parse_size(nbytes)
+        self._change(parse_size(nbytes), False)
+
+    def grow(self, nbytes: int) -> None:
+        """Add bytes; errors as for :meth:`resize`. Unlike that, it may run at the same time in several threads."""
+        self._change(nbytes, True)
+
+    def _change(self, size: int, relative: bool) -> None:
         with _lock:
-            released, grown = self._released, size - self._nbytes
+            released, grown = self._released, size if relative else size - self._nbytes
             refusal = self._budget._refusal({self._owner: grown}) if grown > 0 and not released else None
             if refusal is None and not released:
                 self._budget._count(self._owner, grown)
-                self._nbytes = size
+                self._nbytes += grown
+                if self._site is not None:
+                    self._site.grown(grown, 0) if grown > 0 else self._site.shrunk(-grown, 0)
         if released:
             raise HyperionRuntimeError(f"the reservation of {self._owner!r} is released")
         if refusal is not None:
             raise refusal()
+
+    def shrink(self, nbytes: int) -> None:
+        """Give some of the bytes back. Like :meth:`release` it may be called from a finalizer."""
+        with _lock:
+            nbytes = min(nbytes, self._nbytes)
+            self._nbytes -= nbytes
+            if nbytes:
+                _lock.deferred.append((self._budget, self._owner, nbytes, 0))
+                if self._site is not None:
+                    self._site.shrunk(nbytes, 0)
 
     def release(self) -> None:
         """Give the bytes back. May be called again."""
         with _lock:
             nbytes, self._nbytes, self._released = self._nbytes, 0, True
             if nbytes:
-                _lock.deferred.append((self._budget, self._owner, nbytes))
+                _lock.deferred.append((self._budget, self._owner, nbytes, self._idle))
+            if self._site is not None:
+                self._site.shrunk(nbytes, 1)
+                self._site = None
 
     def __enter__(self) -> Self:
         return self
@@ -265,7 +293,8 @@ class MemoryBudget:
         if limit is None and parent is None:
             limit = available_memory()
         self._limit = None if limit is None else parse_size(limit)
-        self._used = self._peak = self._total = self._reservations = 0
+        self._used = self._peak = self._total = self._reservations = self._idle = 0
+        self._pools: weakref.WeakSet[Pool] | None = None
         self._owners: dict[str, int] = {}
         self._closed = False
 
@@ -321,12 +350,26 @@ class MemoryBudget:
             owners = dict(self._owners)
         return dict(sorted(owners.items(), key=lambda item: (-item[1], item[0])))
 
-    def stats(self, fragmentation_ratio: float = 0.0) -> MemoryStats:
+    def stats(self) -> MemoryStats:
         """Return all counters of one moment."""
         with _lock:
+            idle = self._idle + sum(pool.idle for pool in self._pools or ())
             return MemoryStats(
-                self._used, self._peak, self._total, self._reservations, fragmentation_ratio, self.by_owner()
+                self._used,
+                self._peak,
+                self._total,
+                self._reservations,
+                min(1.0, idle / self._used) if self._used else 0.0,
+                self.by_owner(),
+                self._used,
             )
+
+    def add_pool(self, pool: Pool) -> None:
+        """Ask a pool that is reserved here how much of it is idle, whenever statistics are taken."""
+        for budget in self._chain():
+            if budget._pools is None:
+                budget._pools = weakref.WeakSet()
+            budget._pools.add(pool)
 
     def child(self, name: str, limit: int | str | None = None) -> MemoryBudget:
         """Return a new budget whose reservations count here too.
@@ -355,7 +398,7 @@ class MemoryBudget:
         if refusal is not None:
             raise refusal()
 
-    def reserve(self, owner: str, nbytes: int | str) -> Reservation:
+    def reserve(self, owner: str, nbytes: int | str, idle: int = 0) -> Reservation:
         """Reserve bytes.
 
         Parameters
@@ -364,6 +407,8 @@ class MemoryBudget:
             For whom, in the table; several reservations may share an owner.
         nbytes : int or str
             How many.
+        idle : int
+            How many of them serve nobody (rounding), for the fragmentation ratio.
 
         Raises
         ------
@@ -373,7 +418,12 @@ class MemoryBudget:
         HyperionRuntimeError
             If this budget or an ancestor is closed.
         """
-        return self.reserve_all({owner: nbytes})[owner]
+        reservation = self.reserve_all({owner: nbytes})[owner]
+        if idle:
+            with _lock:
+                reservation._idle = idle
+                self._count(owner, 0, 0, idle)
+        return reservation
 
     def reserve_all(self, items: Mapping[str, int | str]) -> dict[str, Reservation]:
         """Reserve for several owners at once, for all or for none; errors as for :meth:`reserve`."""
@@ -383,9 +433,13 @@ class MemoryBudget:
         with _lock:
             refusal = self._refusal(sizes)
             if refusal is None:
+                site = calling_site("reservation") if _observer is not None else None
                 for owner, nbytes in sizes.items():
                     self._count(owner, nbytes, 1)
                     result[owner]._nbytes = nbytes
+                    if site is not None:
+                        site.grown(nbytes, 1)
+                        result[owner]._site = site
         if refusal is not None:
             raise refusal()
         return result
@@ -442,17 +496,24 @@ class MemoryBudget:
             prefix = f"{budget._name}/{prefix}"
         return None
 
-    def _count(self, owner: str, nbytes: int, reservations: int = 0) -> None:
-        for budget in self._chain():
+    def _count(self, owner: str, nbytes: int, reservations: int = 0, idle: int = 0) -> None:
+        budget, path = self, owner
+        while True:
             budget._used += nbytes
+            budget._idle += idle
             if nbytes > 0:
                 budget._total += nbytes
             budget._peak = max(budget._peak, budget._used)
             budget._reservations += reservations
-            budget._owners[owner] = budget._owners.get(owner, 0) + nbytes
-            if not budget._owners[owner]:
-                del budget._owners[owner]
-            owner = f"{budget._name}/{owner}"
+            budget._owners[path] = budget._owners.get(path, 0) + nbytes
+            if not budget._owners[path]:
+                del budget._owners[path]
+            if budget._parent is None:
+                break
+            path = f"{budget._name}/{path}"
+            budget = budget._parent
+        if _observer is not None and nbytes:
+            _observer(self, path, nbytes)
 
     def _describe(
         self, items: Mapping[str, int], required: int, limit: int
@@ -483,6 +544,26 @@ class MemoryBudget:
         )
 
 
+_observer: Callable[[MemoryBudget, str, int], object] | None = None
+"""Told of every change, under the lock; None while nobody listens."""
+
+
+def observe(observer: Callable[[MemoryBudget, str, int], object] | None) -> None:
+    """Let a function hear of every change of a ledger from now on; None ends that.
+
+    It is called with the budget in which the change was made, the owner as the root names it, and the bytes more (or
+    less); it must be quick and not raise.
+    """
+    global _observer
+    with _lock:
+        _observer = observer
+
+
+def observer() -> Callable[[MemoryBudget, str, int], object] | None:
+    """Return who hears of every change."""
+    return _observer
+
+
 _process: MemoryBudget | None = None
 
 
@@ -493,54 +574,3 @@ def process_budget() -> MemoryBudget:
         if _process is None:
             _process = MemoryBudget(total_memory(), name="process")
         return _process
-
-
-def allocate(
-    budget: MemoryBudget,
-    owner: str,
-    nbytes: int | str,
-    *,
-    huge: bool = True,
-    on_release: Callable[[], object] | None = None,
-) -> PageBuffer:
-    """Reserve, then allocate zeroed pages.
-
-    Parameters
-    ----------
-    budget : MemoryBudget
-        Where the bytes count: `nbytes` rounded up to whole pages, as the system gives them.
-    owner : str
-        For whom.
-    nbytes : int or str
-        Size of the buffer.
-    huge : bool
-        As for ``PageBuffer``: advise huge pages, or decline them where the buffer fills gradually.
-    on_release : callable, optional
-        Called after the pages and the reservation were given back.
-
-    Returns
-    -------
-    PageBuffer
-        A writable buffer of uint8. Closing it gives the pages and the reservation back, once its last view is
-        gone.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If the budget cannot hold it.
-    HyperionMemoryError
-        If the system has no such memory; nothing stays reserved.
-    """
-    size = parse_size(nbytes)
-    reservation = budget.reserve(owner, rounded(size))
-
-    def release() -> None:
-        reservation.release()
-        if on_release is not None:
-            on_release()
-
-    try:
-        return PageBuffer(size, huge, release)
-    except BaseException:
-        reservation.release()
-        raise

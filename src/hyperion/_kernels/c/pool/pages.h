@@ -28,4 +28,14 @@ void hyp_pages_unmap(hyp_pages *p);
 /* Give the whole pages inside [offset, offset + bytes) back to the system; they read as zeros and stay usable. */
 int hyp_pages_discard(hyp_pages *p, size_t offset, size_t bytes);
 
+/* Address space alone, rounded up to pages (with `huge` and HYP_HUGE_FROM bytes: aligned to a huge page and advised): no byte of it
+ * may be touched before it is committed. Freed with hyp_pages_unmap. */
+int hyp_region_reserve(hyp_pages *p, size_t bytes, int huge);
+
+/* Make a range of whole pages usable; what was committed before keeps its content. */
+int hyp_region_commit(const hyp_pages *p, size_t offset, size_t bytes);
+
+/* Give a range of whole pages back to the system; it reads as zeros once it is committed again. */
+int hyp_region_decommit(const hyp_pages *p, size_t offset, size_t bytes);
+
 #endif
