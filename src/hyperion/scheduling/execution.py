@@ -203,8 +203,12 @@ def forward_plan(
         An output takes the place of its input where that is not kept.
     """
     log, stay = _Log(), set(kept)
+    dying: list[list[int]] = [[] for _ in range(len(order) + 1)]
+    for d, n in enumerate(last):
+        if n > d and d not in stay:
+            dying[n].append(d)
     for n, layer in enumerate(order):
-        gone = [d for d in range(n) if last[d] == n and d not in stay]
+        gone = dying[n]
         if in_place:
             for d in gone:
                 log.add("free", order[d], sizes[d], -sizes[d])

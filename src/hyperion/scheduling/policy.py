@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 from hyperion.errors import InvalidArgumentError
 from hyperion.scheduling.checkpoint import Reversal, plan_reversal
@@ -11,8 +12,10 @@ from hyperion.scheduling.execution import CheckpointStrategy, LayerSchedulerConf
 
 __all__ = ["Policy"]
 
+T = TypeVar("T")
+
 REMEMBERED = 16
-"""Plans that are kept for the next pass over the same sizes."""
+"""Plans and choices that are kept for the next pass over the same sizes."""
 
 
 class Policy:
@@ -27,7 +30,7 @@ class Policy:
 
     def __init__(self, config: LayerSchedulerConfig | None) -> None:
         self.strategies: dict[int, CheckpointStrategy] = {}
-        self._reversals: dict[tuple[object, ...], Reversal] = {}
+        self._made: dict[tuple[object, ...], Any] = {}
         self.config = LayerSchedulerConfig()
         self.configure(config if config is not None else self.config)
 
@@ -74,12 +77,15 @@ class Policy:
 
     def reversal(self, sizes: Sequence[int], limit: int, *, in_place: bool) -> Reversal:
         """The sweep over a chain whose layers' outputs have these sizes: state k is the output of layer k - 1."""
-        key = (tuple(sizes), limit, in_place, self.version)
-        if key not in self._reversals:
-            if len(self._reversals) >= REMEMBERED:
-                self._reversals.clear()
-            self._reversals[key] = self._new_reversal(sizes, limit, in_place)
-        return self._reversals[key]
+        key = ("reversal", tuple(sizes), limit, in_place, self.version)
+        return self._remember(key, lambda: self._new_reversal(sizes, limit, in_place))
+
+    def _remember(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        if key not in self._made:
+            if len(self._made) >= REMEMBERED:
+                self._made.clear()
+            self._made[key] = make()
+        return self._made[key]
 
     def _new_reversal(self, sizes: Sequence[int], limit: int, in_place: bool) -> Reversal:
         by = {s: [i + 1 for i in range(len(sizes)) if self.of(i) is s] for s in CheckpointStrategy}
@@ -96,6 +102,12 @@ class Policy:
         """
         if self.keeps_nothing:
             return ()
+        key = ("kept", tuple(sizes), tuple(last), limit, chain, in_place, tuple(also), self.version)
+        return self._remember(key, lambda: self._choose(sizes, last, limit, chain, in_place, also))
+
+    def _choose(
+        self, sizes: Sequence[int], last: Sequence[int], limit: int, chain: bool, in_place: bool, also: Collection[int]
+    ) -> tuple[int, ...]:
         wanted = [n for n in range(len(sizes)) if self.of(n) is not CheckpointStrategy.NONE]
 
         def fits(kept: Sequence[int]) -> bool:
