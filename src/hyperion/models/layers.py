@@ -276,16 +276,15 @@ class EngineLayers:
         hidden = engine.plan.chunk * self.row_bytes
         return weights, hidden, sum(items.values()) - weights - hidden
 
-    def waited(self) -> tuple[object, float]:
-        """(the stream, seconds that its user has waited for the disk); the stream is None where everything is pinned."""
-        weights = self.engine._weights
-        ring = None if weights is None else weights.ring
-        return ring, 0.0 if ring is None else ring.stats["wait_seconds"]
+    def waited(self) -> float:
+        """Seconds that passes have waited for the stream."""
+        ring = self.engine.weight_ring
+        return 0.0 if ring is None else float(ring.stats["wait_seconds"])
 
     @property
     def stream(self) -> object:
         """What streams weights; None where everything is pinned."""
-        return None if self.engine._weights is None else self.engine._weights.ring
+        return self.engine.weight_ring
 
 
 class SteppedLayers:

@@ -219,8 +219,8 @@ class LayerScheduler:
 
     @property
     def disk_share(self) -> float | None:
-        """The share of the passes' time in which an open model waited for the disk; None where nothing is streamed or
-        nothing has run yet."""
+        """The share of the passes' time in which an open model waited for the disk, since its weights were last moved; None
+        where nothing is streamed or nothing has run yet."""
         return self._runner.disk_share if isinstance(self._runner, ModelRunner) else None
 
     # ---- outputs -------------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ class LayerSource(Protocol):
 
     count: layers, embedding and head included; row_bytes: of one token's hidden state; rows: tokens evaluated last; kept:
     arrays [rows, dim] by layer that passes fill; lock: held while a pass runs and while `compute` does; closed: a session
-    is closed, so that `replay` has to start from the first token; stream: what streams weights, or None.
+    is closed, so that `replay` has to start from the first token; stream: what streams weights, or None; waited: seconds
+    that its user has waited for the disk.
     """
 
     count: int
@@ -50,7 +51,7 @@ class LayerSource(Protocol):
     def replay(self, stop: int) -> np.ndarray: ...
     def tokens(self) -> np.ndarray: ...
     def ledger(self) -> tuple[int, int, int]: ...
-    def waited(self) -> tuple[object, float]: ...
+    def waited(self) -> float: ...
 
 
 class ModelRunner(Runner):
@@ -68,7 +69,7 @@ class ModelRunner(Runner):
         self._buffer: Any = None
         self._choice: tuple[Any, tuple[int, ...]] | None = None
         self._stream: object = None
-        self._seconds = 0.0
+        self._seconds = self._waited = 0.0
 
     # ---- passes --------------------------------------------------------------------------------------------------
 
@@ -95,8 +96,11 @@ class ModelRunner(Runner):
 
     def run_pass(self, work: Any) -> None:
         """Run all layers over a prepared pass. The model's lock is held."""
-        graph, counters, start = self.graph, self.counters, time.perf_counter()
-        before, step = graph.executed_layers, graph.execute_next
+        graph, counters, stream = self.graph, self.counters, self.source.stream
+        if stream is not self._stream:
+            self._stream, self._seconds, self._waited = stream, 0.0, 0.0
+        waited = 0.0 if stream is None else self.source.waited()
+        before, step, start = graph.executed_layers, graph.execute_next, time.perf_counter()
         graph.reset()
         try:
             while step(work) is not None:
@@ -108,23 +112,20 @@ class ModelRunner(Runner):
         finally:
             counters.executed += graph.executed_layers - before
             counters.stored += len(self.source.kept)
-            if self.source.stream is not self._stream:
-                self._stream, self._seconds = self.source.stream, 0.0
-            self._seconds += time.perf_counter() - start
+            if stream is not None:
+                self._seconds += time.perf_counter() - start
+                self._waited += self.source.waited() - waited
 
     @property
     def disk_share(self) -> float | None:
         """See :attr:`LayerScheduler.disk_share`."""
-        stream, waited = self.source.waited()
-        if stream is None or stream is not self._stream or not self._seconds:
-            return None
-        return min(1.0, waited / self._seconds)
+        return self._waited / self._seconds if self._seconds else None
 
     def drop_kept(self) -> None:
         """Let go of kept outputs and of the stream, which may be about to change. The model's lock is held."""
         self.source.kept = {}
         self._choice = None
-        self._stream, self._seconds = None, 0.0
+        self._stream, self._seconds, self._waited = None, 0.0, 0.0
         if self._buffer is not None:
             self._buffer.close()
             self._buffer = None
