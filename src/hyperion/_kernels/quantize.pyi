@@ -1,4 +1,4 @@
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,8 @@ from hyperion._kernels.threads import Team
 METHODS: dict[str, int]
 """How scales and zero points are found."""
 
-Values = NDArray[Any]
-Outcome = Literal["nonfinite", "overflow"] | None
+Values: TypeAlias = NDArray[Any]
+Outcome: TypeAlias = Literal["nonfinite", "overflow"] | None
 
 # Arrays of values are [n0, n1, n2] of any strides: float32, float16, float64, or uint16 holding bfloat16.
 

@@ -165,11 +165,12 @@ static int affine_codes_each(const float *x, size_t n, int bits, const float *sc
 /* Find the params of groups from their extremes and quantize them while they are in the cache. */
 HYP_INLINE int range_groups_body(const float *x, size_t n, size_t g, int bits, int symmetric, float *scales, float *zeros, int8_t *q)
 {
+    if (bad_body(x, n)) return 1;
     for (size_t at = 0; at < n; at += g, ++scales) {
         const size_t length = n - at < g ? n - at : g;
         float mm[2] = {FLT_MAX, -FLT_MAX}, zero;
-        const int bad = length == g ? extremes_body(x + at, g, mm) : extremes_body(x + at, length, mm);
-        if (bad) return 1;
+        if (length == g && g % LANES == 0) lanes_extremes(x + at, g, &mm[0], &mm[1]);
+        else extremes_body(x + at, length, mm);
         range_params(mm, bits, symmetric, scales, &zero);
         if (length == g) codes_body(x + at, g, inverse_of(*scales), zero, code_low(bits), code_high(bits), q + at);
         else codes_body(x + at, length, inverse_of(*scales), zero, code_low(bits), code_high(bits), q + at);

@@ -15,6 +15,20 @@ HYP_INLINE float sum_of_8(__m256 v)
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+
+HYP_INLINE float least_of_8(__m256 v)
+{
+    __m128 s = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_min_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_min_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+HYP_INLINE float greatest_of_8(__m256 v)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
 #endif
 
 #if defined(HYP_QUANTIZE_AVX512)
@@ -41,11 +55,10 @@ HYP_INLINE lanes lanes_from_bytes(const int8_t *q)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)q)));
 }
-HYP_INLINE float lanes_sum(lanes a)
-{
-    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1));
-    return sum_of_8(_mm256_add_ps(_mm512_castps512_ps256(a), high));
-}
+HYP_INLINE __m256 upper_8(lanes a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)); }
+HYP_INLINE float lanes_sum(lanes a) { return sum_of_8(_mm256_add_ps(_mm512_castps512_ps256(a), upper_8(a))); }
+HYP_INLINE float lanes_least(lanes a) { return least_of_8(_mm256_min_ps(_mm512_castps512_ps256(a), upper_8(a))); }
+HYP_INLINE float lanes_greatest(lanes a) { return greatest_of_8(_mm256_max_ps(_mm512_castps512_ps256(a), upper_8(a))); }
 
 #elif defined(HYP_QUANTIZE_AVX2)
 
@@ -90,6 +103,8 @@ HYP_INLINE lanes lanes_from_bytes(const int8_t *q)
     return lanes_of(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))));
 }
 HYP_INLINE float lanes_sum(lanes v) { return sum_of_8(_mm256_add_ps(v.a, v.b)); }
+HYP_INLINE float lanes_least(lanes v) { return least_of_8(_mm256_min_ps(v.a, v.b)); }
+HYP_INLINE float lanes_greatest(lanes v) { return greatest_of_8(_mm256_max_ps(v.a, v.b)); }
 
 #else
 
@@ -126,8 +141,33 @@ HYP_INLINE float lanes_sum(lanes a)
     for (int i = 0; i < 4; ++i) a.v[i] += a.v[i + 4];
     return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]);
 }
+HYP_INLINE float lanes_least(lanes a)
+{
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; ++i) a.v[i] = a.v[i] < a.v[i + width] ? a.v[i] : a.v[i + width];
+    return a.v[0];
+}
+HYP_INLINE float lanes_greatest(lanes a)
+{
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; ++i) a.v[i] = a.v[i] > a.v[i + width] ? a.v[i] : a.v[i + width];
+    return a.v[0];
+}
 
 #endif
+
+/* Least and greatest of n floats (none a NaN), n a multiple of LANES and not 0. */
+HYP_INLINE void lanes_extremes(const float *x, size_t n, float *least, float *greatest)
+{
+    lanes low = lanes_load(x), high = low;
+    for (size_t i = LANES; i < n; i += LANES) {
+        const lanes v = lanes_load(x + i);
+        low = lanes_min(v, low);
+        high = lanes_max(v, high);
+    }
+    *least = lanes_least(low);
+    *greatest = lanes_greatest(high);
+}
 
 /* Adding and subtracting 1.5 * 2^23 rounds to nearest even where |v| < 2^22. */
 #define ROUND_MAGIC 12582912.0f

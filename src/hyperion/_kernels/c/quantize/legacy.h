@@ -3,12 +3,6 @@
 #ifndef HYP_QUANTIZE_LEGACY_H
 #define HYP_QUANTIZE_LEGACY_H
 
-/* Extremes are found among the floats' bits: integer reductions are vectorised, and no order of additions is at stake. */
-static void bits_of(const float *x, int32_t b[32])
-{
-    memcpy(b, x, 32 * sizeof *b);
-}
-
 static float float_of(int32_t bits)
 {
     float f;
@@ -16,42 +10,14 @@ static float float_of(int32_t bits)
     return f;
 }
 
-static int32_t largest_magnitude(const int32_t *b, int n)
-{
-    int32_t big = 0;
-    for (int i = 0; i < n; ++i) {
-        const int32_t a = b[i] & 0x7fffffff;
-        big = a > big ? a : big;
-    }
-    return big;
-}
-
 /* The value of largest magnitude with its sign; of two that differ in sign the first. */
-static float signed_extreme(const int32_t *b, int n)
+HYP_INLINE float signed_extreme(const float *x, size_t n)
 {
-    const int32_t big = largest_magnitude(b, n);
-    int plus = 0, minus = 0;
-    for (int i = 0; i < n; ++i) {
-        plus |= b[i] == big;
-        minus |= b[i] == (big | INT32_MIN);
-    }
-    if (plus && minus)
-        for (int i = 0; i < n; ++i)
-            if ((b[i] & 0x7fffffff) == big) return float_of(b[i]);
-    return float_of(minus ? big | INT32_MIN : big);
-}
-
-/* Least and greatest value; the bits of negative floats are flipped to make integers order as the floats do. */
-static void extremes_of(const int32_t *b, int n, float *least, float *greatest)
-{
-    int32_t low = INT32_MAX, high = INT32_MIN;
-    for (int i = 0; i < n; ++i) {
-        const int32_t v = b[i] ^ ((b[i] >> 31) & 0x7fffffff);
-        low = v < low ? v : low;
-        high = v > high ? v : high;
-    }
-    *least = float_of(low ^ ((low >> 31) & 0x7fffffff));
-    *greatest = float_of(high ^ ((high >> 31) & 0x7fffffff));
+    float low, high;
+    lanes_extremes(x, n, &low, &high);
+    if (-low != high) return -low > high ? low : high;
+    while (*x != low && *x != high) ++x;
+    return *x;
 }
 
 /* 1 / d, and 0 where that is no number: such a d is 0 in f16 as well. */
@@ -91,10 +57,8 @@ static void put_fifths(const uint8_t q[32], uint8_t *dst)
 static void quantize_q4_0(const float *x, size_t blocks, uint8_t *dst)
 {
     for (; blocks; --blocks, x += 32, dst += 18) {
-        int32_t b[32];
         uint8_t q[32];
-        bits_of(x, b);
-        const float d = signed_extreme(b, 32) / -8.0f;
+        const float d = signed_extreme(x, 32) / -8.0f;
         codes_of(x, 0.0f, inverse_of(d), 8.5f, 15.0f, q);
         put_half(dst, d);
         put_nibbles(q, dst + 2);
@@ -104,11 +68,9 @@ static void quantize_q4_0(const float *x, size_t blocks, uint8_t *dst)
 static void quantize_q4_1(const float *x, size_t blocks, uint8_t *dst)
 {
     for (; blocks; --blocks, x += 32, dst += 20) {
-        int32_t b[32];
         uint8_t q[32];
         float least, greatest;
-        bits_of(x, b);
-        extremes_of(b, 32, &least, &greatest);
+        lanes_extremes(x, 32, &least, &greatest);
         const float d = (greatest - least) / 15.0f;
         codes_of(x, least, inverse_of(d), 0.5f, 15.0f, q);
         put_half(dst, d);
@@ -120,10 +82,8 @@ static void quantize_q4_1(const float *x, size_t blocks, uint8_t *dst)
 static void quantize_q5_0(const float *x, size_t blocks, uint8_t *dst)
 {
     for (; blocks; --blocks, x += 32, dst += 22) {
-        int32_t b[32];
         uint8_t q[32];
-        bits_of(x, b);
-        const float d = signed_extreme(b, 32) / -16.0f;
+        const float d = signed_extreme(x, 32) / -16.0f;
         codes_of(x, 0.0f, inverse_of(d), 16.5f, 31.0f, q);
         put_half(dst, d);
         put_fifths(q, dst + 2);
@@ -134,11 +94,9 @@ static void quantize_q5_0(const float *x, size_t blocks, uint8_t *dst)
 static void quantize_q5_1(const float *x, size_t blocks, uint8_t *dst)
 {
     for (; blocks; --blocks, x += 32, dst += 24) {
-        int32_t b[32];
         uint8_t q[32];
         float least, greatest;
-        bits_of(x, b);
-        extremes_of(b, 32, &least, &greatest);
+        lanes_extremes(x, 32, &least, &greatest);
         const float d = (greatest - least) / 31.0f;
         codes_of(x, least, inverse_of(d), 0.5f, 31.0f, q);
         put_half(dst, d);
@@ -151,10 +109,8 @@ static void quantize_q5_1(const float *x, size_t blocks, uint8_t *dst)
 static void quantize_q8_0(const float *x, size_t blocks, uint8_t *dst)
 {
     for (; blocks; --blocks, x += 32, dst += 34) {
-        int32_t b[32];
         int8_t q[32];
-        bits_of(x, b);
-        const float d = float_of(largest_magnitude(b, 32)) / 127.0f, inverse = inverse_of(d);
+        const float extreme = signed_extreme(x, 32), d = (extreme > 0.0f ? extreme : 0.0f - extreme) / 127.0f, inverse = inverse_of(d);
         for (int i = 0; i < 32; i += LANES) {
             /* Halves go away from zero: what was rounded to even is corrected where v lies halfway (v - even is exact)
              * on the outer side. The limit is the float below one half. */

@@ -60,10 +60,8 @@ HYP_INLINE float sum_of(const float *x, int n)
 
 HYP_INLINE void fit_affine(const float *x, int n, int top, float *scale, float *min)
 {
-    int32_t b[32];
     float low, high;
-    memcpy(b, x, sizeof *b * (size_t)n);
-    extremes_of(b, n, &low, &high);
+    lanes_extremes(x, (size_t)n, &low, &high);
     const double sum = (double)sum_of(x, n), count = (double)n;
     low = low < 0.0f ? low : 0.0f;
     *min = -low;
@@ -210,9 +208,7 @@ HYP_INLINE float plain_error(const float *x, float scale, float inverse, float h
 
 HYP_INLINE float fit_plain(const float *x, float half)
 {
-    int32_t b[16];
-    memcpy(b, x, sizeof b);
-    const float extreme = signed_extreme(b, 16), back = inverse_of(extreme);
+    const float extreme = signed_extreme(x, LANES), back = inverse_of(extreme);
     float best = -1.0f, scale = 0.0f;
     if (back == 0.0f) return 0.0f;
     for (int side = 0; side < 2; ++side)
@@ -430,13 +426,11 @@ HYP_INLINE float nl_dot(const lanes a[2], const lanes b[2])
 static void quantize_iq4_nl(const float *x, size_t blocks, uint8_t *dst)
 {
     for (; blocks; --blocks, x += 32, dst += 18) {
-        int32_t b[32];
         uint8_t codes[32] = {8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8};
         const lanes w[2] = {lanes_load(x), lanes_load(x + LANES)};
         lanes q[2], value[2];
         float best = -1.0f, d = 0.0f;
-        bits_of(x, b);
-        const float back = inverse_of(signed_extreme(b, 32));
+        const float back = inverse_of(signed_extreme(x, 32));
         if (back != 0.0f)
             for (int step = 0; step < 2 * GRID; ++step) {
                 /* the largest value lands between 0.85 and 1.3 of an end of the table, of either */
