@@ -16,6 +16,12 @@ HYP_INLINE float sum_of_8(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 
+/* Bit 4 of each of 32 bytes: shifted to the bytes' signs, whatever comes from their neighbours stays below. */
+HYP_INLINE uint32_t fifth_bits(const uint8_t q[32])
+{
+    return (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(_mm256_loadu_si256((const __m256i *)(const void *)q), 3));
+}
+
 HYP_INLINE float least_of_8(__m256 v)
 {
     __m128 s = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -107,6 +113,13 @@ HYP_INLINE float lanes_least(lanes v) { return least_of_8(_mm256_min_ps(v.a, v.b
 HYP_INLINE float lanes_greatest(lanes v) { return greatest_of_8(_mm256_max_ps(v.a, v.b)); }
 
 #else
+
+HYP_INLINE uint32_t fifth_bits(const uint8_t q[32])
+{
+    uint32_t h = 0;
+    for (int i = 0; i < 32; ++i) h |= (uint32_t)((q[i] >> 4) & 1) << i;
+    return h;
+}
 
 typedef struct {
     float v[LANES];

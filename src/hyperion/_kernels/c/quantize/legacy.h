@@ -15,9 +15,10 @@ HYP_INLINE float signed_extreme(const float *x, size_t n)
 {
     float low, high;
     lanes_extremes(x, n, &low, &high);
-    if (-low != high) return -low > high ? low : high;
-    while (*x != low && *x != high) ++x;
-    return *x;
+    const float extreme = -low > high ? low : high; /* a selection: the sign is as good as random */
+    if (-low == high)
+        while (*x != low && *x != high) ++x;
+    return -low == high ? *x : extreme;
 }
 
 /* 1 / d, and 0 where that is no number: such a d is 0 in f16 as well. */
@@ -49,8 +50,7 @@ static void put_nibbles(const uint8_t q[32], uint8_t *dst)
 
 static void put_fifths(const uint8_t q[32], uint8_t *dst)
 {
-    uint32_t h = 0;
-    for (int i = 0; i < 32; ++i) h |= (uint32_t)(q[i] >> 4) << i;
+    const uint32_t h = fifth_bits(q);
     memcpy(dst, &h, 4);
 }
 
@@ -110,7 +110,9 @@ static void quantize_q8_0(const float *x, size_t blocks, uint8_t *dst)
 {
     for (; blocks; --blocks, x += 32, dst += 34) {
         int8_t q[32];
-        const float extreme = signed_extreme(x, 32), d = (extreme > 0.0f ? extreme : 0.0f - extreme) / 127.0f, inverse = inverse_of(d);
+        float low, high;
+        lanes_extremes(x, 32, &low, &high);
+        const float most = -low > high ? -low : high, d = (most > 0.0f ? most : 0.0f) / 127.0f, inverse = inverse_of(d);
         for (int i = 0; i < 32; i += LANES) {
             /* Halves go away from zero: what was rounded to even is corrected where v lies halfway (v - even is exact)
              * on the outer side. The limit is the float below one half. */
