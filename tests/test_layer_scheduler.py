@@ -1,7 +1,7 @@
 """Keeping and recomputing: the same bits under every strategy and limit, within the bytes that were said."""
 
 import gc
-import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +41,9 @@ class Watch:
         def run(x):
             self.runs[i] += 1
             y = np.sin(np.resize(x, self.widths[i]) * 1.7 + i)
-            self.alive = [a for a in self.alive if sys.getrefcount(a) > 3]
-            self.alive.append(y)
-            self.peak = max(self.peak, sum(a.nbytes for a in self.alive))
+            self.alive = [a for a in self.alive if a() is not None]
+            self.alive.append(weakref.ref(y))
+            self.peak = max(self.peak, sum(a.nbytes for ref in self.alive if (a := ref()) is not None))
             return y
 
         return run
