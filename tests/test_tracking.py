@@ -357,7 +357,7 @@ def test_png_without_a_timeline(untracked, tmp_path):
 @pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="needs Matplotlib")
 def test_png(tracked, tmp_path):
     root = process_budget()
-    model = root.child("model.gguf", 3_000_000)
+    model = root.child("model.gguf", 4_000_000)
     held = [model.reserve(f"part {i}", 100_000 + 20_000 * i) for i in range(14)]
     for reservation in held[::2]:
         reservation.release()
@@ -368,7 +368,7 @@ def test_png(tracked, tmp_path):
     assert len([b for b in bands if b.startswith("model.gguf/part")]) >= 8
     assert bands[-1] == "others"
     assert any("budget of model.gguf" in t.get_text() for t in axes.texts)
-    assert axes.get_ylim()[1] >= 3.0
+    assert axes.get_ylim()[1] >= 4.0
     for reservation in held:
         reservation.release()
 
