@@ -1,6 +1,8 @@
 #include "pool.h"
 
-enum { SLOT_END = 0xffffffff, SLOT_LIVE = 0xfffffffe };
+/* Not an enum: its constants are int in C11, and MSVC takes no larger ones. */
+#define SLOT_END UINT32_C(0xffffffff)
+#define SLOT_LIVE UINT32_C(0xfffffffe)
 
 static int is_spans(const hyp_pool *p) { return p->strategy >= HYP_POOL_DYNAMIC; }
 
