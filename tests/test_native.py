@@ -14,7 +14,8 @@ from hyperion._kernels import stream
 from hyperion.formats import open_container
 from hyperion.formats.gguf import GGUFContainer
 from hyperion.formats.native import NativeTensor, NativeWriter
-from hyperion.formats.writing import AtomicFile, GGUFWriter, TensorLayout, Typed
+from hyperion.formats.writing import GGUFWriter, TensorLayout, Typed
+from hyperion.io import AtomicFile
 
 IDS = [(7 * i) % 2000 + 3 for i in range(14)]
 TYPES = ["f16", "iq4_nl", "q2_k", "q3_k_m", "q4_0", "q4_1", "q4_k_m", "q5_0", "q5_1", "q5_k_m", "q6_k", "q8_0"]

@@ -14,7 +14,8 @@ SOURCE = ROOT / "src" / "hyperion"
 TIERS = [
     {"errors"},
     {"_kernels"},
-    {"cpu", "memory", "io", "config"},
+    {"io"},
+    {"cpu", "memory", "config"},
     {"tensor"},
     {"quantization", "sparse", "tokenizer"},
     {"formats"},

@@ -322,7 +322,7 @@ def test_text_is_readable(tracked, tmp_path):
 def test_bad_paths(tracked, tmp_path, monkeypatch):
     with pytest.raises(InvalidArgumentError, match=r"\.csv"):
         generate_memory_report(tmp_path / "r.csv")
-    with pytest.raises(HyperionIOError, match="cannot write"):
+    with pytest.raises(HyperionIOError, match="cannot create"):
         generate_memory_report(tmp_path / "no" / "r.txt")
     (tmp_path / "dir.txt").mkdir()
     with pytest.raises(HyperionIOError):

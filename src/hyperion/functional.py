@@ -6,6 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .generation import GenerationConfig, Model
+from .io import (
+    create_dir,
+    file_exists,
+    get_base_name,
+    get_dir_name,
+    join_path,
+    list_dir,
+    read_file,
+    write_file,
+)
 from .loading.mapped import LayerDescriptor, MappedModel
 from .loading.progressive import LayerStatus, ProgressiveLoader, ProgressiveLoaderConfig
 from .memory import (
@@ -40,6 +50,7 @@ __all__ = [
     "alloc",
     "calculate_optimal_batch_size",
     "close_mapped_model",
+    "create_dir",
     "create_execution_plan",
     "create_forward_scheduler",
     "create_layer_scheduler",
@@ -56,12 +67,15 @@ __all__ = [
     "execute_layer_with_memory_optimization",
     "execute_next_layer",
     "execute_with_tensor_reuse",
+    "file_exists",
     "free",
     "free_layer_scheduler",
     "free_memory_optimizer",
     "free_progressive_loader",
     "generate_memory_report",
     "generate_text",
+    "get_base_name",
+    "get_dir_name",
     "get_layer_descriptor",
     "get_layer_output",
     "get_layer_status",
@@ -75,6 +89,8 @@ __all__ = [
     "get_scheduler_peak_memory_usage",
     "init_memory",
     "is_layer_executed",
+    "join_path",
+    "list_dir",
     "load_layer",
     "mark_layer_output_unneeded",
     "optimize_memory_usage",
@@ -83,6 +99,7 @@ __all__ = [
     "prefetch_layer_weights",
     "prepare_forward_pass",
     "quantize_tensor",
+    "read_file",
     "release_layer_weights",
     "reset_layer_priorities",
     "reset_scheduler",
@@ -91,6 +108,7 @@ __all__ = [
     "set_memory_speed_tradeoff",
     "tokenize",
     "unload_layer",
+    "write_file",
 ]
 
 

@@ -1,124 +1,23 @@
-"""Writing model files: all of a file or none of it, and GGUF v3 as :mod:`hyperion.formats.gguf` describes it."""
+"""Writing model files: GGUF v3 as :mod:`hyperion.formats.gguf` describes it."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import secrets
-import shutil
-import stat
 import struct
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hyperion.errors import HyperionIOError, InvalidArgumentError
+from hyperion.errors import InvalidArgumentError
 from hyperion.formats.gguf import MAX_KEY, MAX_NAME, StringArray
+from hyperion.io import AtomicFile
 
-__all__ = ["AtomicFile", "GGUFWriter", "TensorLayout", "Typed"]
+__all__ = ["GGUFWriter", "TensorLayout", "Typed"]
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _KIND_OF_DTYPE = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1": 7, "u8": 10, "i8": 11, "f8": 12}
 _STRING, _ARRAY = 8, 9
-
-
-class AtomicFile:
-    """A file that appears under its name when it is complete, or not at all.
-
-    The bytes go to a temporary file in the same directory. :meth:`commit` makes them durable and gives them the name in
-    one step; until then what was there stays, and leaving the ``with`` block removes the temporary file.
-
-    Parameters
-    ----------
-    path : str or PathLike
-        A symbolic link is followed: the file that it names is replaced.
-    size : int
-        Bytes that will be written: a disk that has fewer free is told of at once.
-
-    Raises
-    ------
-    HyperionIOError
-        If the directory is missing or cannot be written, or `path` is not a regular file.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], size: int = 0) -> None:
-        self.path = os.path.realpath(os.fsdecode(os.fspath(path)))
-        folder, name = os.path.split(self.path)
-        with self._telling("create"):
-            if os.path.exists(self.path) and not stat.S_ISREG(os.stat(self.path).st_mode):
-                raise OSError(errno.EINVAL, "it exists and is not a regular file")
-            if size > (free := shutil.disk_usage(folder).free):
-                raise OSError(errno.ENOSPC, f"{size} bytes are needed and the disk has {free} free")
-            self.temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(6)}.partial")
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-            self._fd = os.open(self.temporary, flags, 0o666)
-
-    @contextlib.contextmanager
-    def _telling(self, doing: str) -> Any:
-        """System errors as HyperionIOError that names the file."""
-        try:
-            yield
-        except HyperionIOError:
-            raise
-        except OSError as error:
-            message = f"cannot {doing} {self.path!r}: {error.strerror or error}"
-            raise HyperionIOError(message, path=self.path, errno=error.errno) from None
-
-    def write(self, data: Any) -> None:
-        """Append all of a buffer."""
-        view = memoryview(data).cast("B")
-        with self._telling("write"):
-            while view.nbytes:
-                done = os.write(self._fd, view[: 1 << 30])
-                if done == 0:
-                    raise OSError(errno.EIO, "nothing was written")
-                view = view[done:]
-
-    def rewrite(self, data: bytes, offset: int = 0) -> None:
-        """Replace bytes that were written before; the next :meth:`write` appends as if nothing had been."""
-        with self._telling("write"):
-            end = os.lseek(self._fd, 0, os.SEEK_CUR)
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            self.write(data)
-            os.lseek(self._fd, end, os.SEEK_SET)
-
-    def commit(self) -> None:
-        """Make what was written durable and give it its name."""
-        with self._telling("write"):
-            os.fsync(self._fd)
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-            os.replace(self.temporary, self.path)
-            self.temporary = ""
-            if hasattr(os, "O_DIRECTORY"):  # the name is durable when the directory is
-                folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(folder)
-                except OSError as error:
-                    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such operation
-                        raise
-                finally:
-                    os.close(folder)
-
-    def close(self) -> None:
-        """Throw away what was not committed."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        if self.temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(self.temporary)
-            self.temporary = ""
-
-    def __enter__(self) -> AtomicFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
 
 class Typed(NamedTuple):

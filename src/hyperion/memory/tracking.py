@@ -10,7 +10,6 @@ import datetime
 import io
 import json
 import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._kernels import blocks
-from ..errors import HyperionIOError, HyperionRuntimeError, InvalidArgumentError, UnsupportedError
+from ..errors import HyperionRuntimeError, InvalidArgumentError, UnsupportedError
+from ..io import write_file
 from . import budget as ledger
 from .budget import MemoryBudget, MemoryStats, format_size, process_budget
 
@@ -189,22 +189,7 @@ def generate_memory_report(path: str | os.PathLike[str]) -> None:
         content = buffer.getvalue()
     else:
         raise InvalidArgumentError(f"a memory report is .txt, .log, .md, .json or .png, not {suffix!r}: {target}")
-    _write(target, content)
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that no reader sees half a report."""
-    scratch = ""
-    try:
-        handle, scratch = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, target)
-    except OSError as error:
-        if scratch and os.path.exists(scratch):
-            os.unlink(scratch)
-        raise HyperionIOError(f"cannot write the memory report {target}: {error}", path=str(target)) from error
+    write_file(target, content)
 
 
 # ---- Content -----------------------------------------------------------------------------------------------
