@@ -177,10 +177,47 @@ def test_perplexity_of_a_file(capsys, tmp_path):
     assert 1 < value < 1000
 
 
+def test_logprobs_are_in_the_json(capsys):
+    assert main([*RUN, "--json", "--logprobs", "3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["logprobs"]) == 12
+    for entry in found["logprobs"]:  # greedy: the drawn token is the likeliest
+        assert len(entry["top"]) == 3
+        assert entry["top"][0] == {key: entry[key] for key in ("token", "piece", "logprob")}
+        assert entry["logprob"] < 0
+
+
+def test_tokenize_and_back(capsys, tmp_path):
+    text = "Good morrow,\nRomeo! \u2014 \U0001f339"
+    assert main(["tokenize", "--ids", "--text", text]) == 0
+    ids = capsys.readouterr().out
+    assert main(["tokenize", "--decode", "-t", ids]) == 0
+    assert capsys.readouterr().out == text + "\n"
+    (tmp_path / "t.txt").write_bytes(text.encode())
+    assert main(["tokenize", "--json", "--special", "-f", str(tmp_path / "t.txt")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ids"] == [1, *map(int, ids.split())]
+    assert found["count"] == len(found["pieces"]) == len(found["ids"])
+    assert main(["tokenize", "--decode", "-t", json.dumps(found["ids"])]) == 0
+    assert capsys.readouterr().out == text + "\n"
+    assert main(["tokenize", "-t", text]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[0]) for line in lines] == found["ids"][1:]
+    piped = subprocess.run(command("tokenize", "--ids"), input=text.encode(), capture_output=True, check=True)
+    assert piped.stdout.decode().strip() == ids.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["-t", "1 x"], "x"), (["-t", "99999"], "99999"), (["-t", "1", "-f", "y"], "file"), (["-f", "no-such"], "no-such")]
+)
+def test_tokenize_refuses_what_it_cannot_read(capsys, arguments, says):
+    assert says in refused(capsys, "tokenize", "--decode", *arguments)
+
+
 def test_help_names_every_command_and_no_command_is_status_2(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert {"run", "inspect", "perplexity"} <= set(text.split())
+    assert {"run", "chat", "plan", "inspect", "tokenize", "convert", "perplexity"} <= set(text.split())
     assert main([]) == 2
     assert "Usage" in capsys.readouterr().err
 

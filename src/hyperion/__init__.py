@@ -71,7 +71,7 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
         tokenize,
         unload_layer,
     )
-    from .generation import Chunk, GenerationConfig, Model, load_model
+    from .generation import Chunk, Conversation, GenerationConfig, Model, load_model
     from .io import (
         create_dir,
         file_exists,
@@ -132,6 +132,7 @@ __version__ = "0.1.0"
 _LAZY: dict[str, str] = {
     "CheckpointStrategy": "hyperion.scheduling",
     "Chunk": "hyperion.generation",
+    "Conversation": "hyperion.generation",
     "Conversion": "hyperion.models.convert",
     "DependencyType": "hyperion.scheduling",
     "ExecutionMode": "hyperion.scheduling",
@@ -235,6 +236,7 @@ _LAZY: dict[str, str] = {
 __all__ = [
     "CheckpointStrategy",
     "Chunk",
+    "Conversation",
     "Conversion",
     "DependencyType",
     "ErrorCode",

@@ -36,6 +36,38 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+ENGINE = ("memory_budget", "threads", "context_length", "kv_type", "io", "simd")
+
+
+def sampling_options(max_length: int | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that a `GenerationConfig` takes; :func:`settings_of` finds them."""
+    options = [
+        click.option("-n", "--max-length", type=int, default=max_length, show_default=True, help="Tokens to generate at most."),
+        click.option("--temperature", type=float, help="0 always takes the most likely token."),
+        click.option("--top-k", type=int, help="Keep the k most likely tokens; 0 keeps all."),
+        click.option("--top-p", type=float, help="Keep the likeliest tokens that reach this probability together."),
+        click.option("--min-p", type=float, help="Drop tokens less likely than this times the likeliest."),
+        click.option("--repetition-penalty", type=float, help="Divides logits of tokens that were seen; 1 changes nothing."),
+        click.option("--frequency-penalty", type=float, help="Subtracted for every time that a token was seen."),
+        click.option("--presence-penalty", type=float, help="Subtracted once from tokens that were seen."),
+        click.option("--stop", multiple=True, help="Text that ends the generation; may be given several times."),
+        click.option("--seed", type=int, help="The same seed gives the same text."),
+    ]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def settings_of(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what `load_model` takes, what a `GenerationConfig` takes) of a command's options; those not given are left out."""
+    engine = {name: options[name] for name in ENGINE}
+    return engine, {name: v for name, v in options.items() if name not in ENGINE and v is not None and v != ()}
+
+
 @contextlib.contextmanager
 def model_path(given: str | None) -> Iterator[Path]:
     """The named model, or the one that ships in the package."""

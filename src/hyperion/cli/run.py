@@ -19,6 +19,8 @@ from hyperion.cli.common import (
     note,
     progress_bar,
     read_text,
+    sampling_options,
+    settings_of,
 )
 
 
@@ -26,14 +28,8 @@ from hyperion.cli.common import (
 @click.argument("model", required=False)
 @click.option("-p", "--prompt", help='Text to continue; "-" reads standard input.')
 @click.option("-f", "--prompt-file", metavar="FILE", help="Read the prompt from a file.")
-@click.option("-n", "--max-length", type=int, help="Tokens to generate at most.")
-@click.option("--temperature", type=float, help="0 always takes the most likely token.")
-@click.option("--top-k", type=int, help="Keep the k most likely tokens; 0 keeps all.")
-@click.option("--top-p", type=float, help="Keep the likeliest tokens that reach this probability together.")
-@click.option("--min-p", type=float, help="Drop tokens less likely than this times the likeliest.")
-@click.option("--repetition-penalty", type=float, help="1 changes nothing.")
-@click.option("--stop", multiple=True, help="Text that ends the generation; may be given several times.")
-@click.option("--seed", type=int, help="The same seed gives the same text.")
+@sampling_options()
+@click.option("--logprobs", type=int, help="With --json: this many likely tokens at every place, and all log probabilities.")
 @click.option("--plan", "show_plan", is_flag=True, help="Also print where the memory goes.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no figures.")
 @engine_options
@@ -54,8 +50,7 @@ def command(
     from hyperion import GenerationConfig, load_model
 
     text = find_prompt(prompt, prompt_file)
-    engine = {k: options.pop(k) for k in ("memory_budget", "threads", "context_length", "kv_type", "io", "simd")}
-    settings = {k: v for k, v in options.items() if v is not None and v != ()}
+    engine, settings = settings_of(options)
     config = GenerationConfig(**settings)
     watch = MemoryWatch()
     with model_path(model) as path, progress_bar("loading", "B") as progress:
@@ -93,6 +88,7 @@ def generate(model: Any, prompt: str, config: Any, *, echo: bool) -> dict[str, A
     """Generate, streaming the text to standard output if asked; return it with its figures."""
     ids = model.tokenizer.encode(prompt)
     pieces, tokens, reason = [], 0, None
+    named: list[dict[str, Any]] = []
     start = first = time.perf_counter()
     with progress_bar("reading the prompt", "token") as progress:
         chunks = model.stream(ids, config, progress=progress)
@@ -100,6 +96,8 @@ def generate(model: Any, prompt: str, config: Any, *, echo: bool) -> dict[str, A
     while chunk is not None:
         if chunk.token is not None:
             tokens += 1
+            if config.logprobs:
+                named.append(log_probabilities(model.tokenizer, chunk))
         if tokens == 1:
             first = time.perf_counter()
         pieces.append(chunk.text)
@@ -112,6 +110,7 @@ def generate(model: Any, prompt: str, config: Any, *, echo: bool) -> dict[str, A
         emit("\n")
     return {
         "text": "".join(pieces),
+        **({"logprobs": named} if named else {}),
         "finish_reason": reason,
         "prompt_tokens": len(ids),
         "tokens": tokens,
@@ -120,6 +119,15 @@ def generate(model: Any, prompt: str, config: Any, *, echo: bool) -> dict[str, A
         "prompt_tokens_per_second": len(ids) / (first - start) if first > start else None,
         "tokens_per_second": (tokens - 1) / (end - first) if tokens > 1 and end > first else None,
     }
+
+
+def log_probabilities(tokenizer: Any, chunk: Any) -> dict[str, Any]:
+    """A drawn token and its likeliest rivals, with the natural logarithms of their probabilities."""
+
+    def entry(token: int, logprob: float) -> dict[str, Any]:
+        return {"token": token, "piece": tokenizer.id_to_token(token), "logprob": logprob}
+
+    return {**entry(chunk.token, chunk.logprob), "top": [entry(*pair) for pair in chunk.top_logprobs]}
 
 
 def speed_sentence(run: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Text from a model."""
 
-from hyperion.generation.config import GenerationConfig
+from hyperion.generation.chat import Conversation
+from hyperion.generation.config import GenerationConfig, LogitProcessor
 from hyperion.generation.model import Chunk, Model, load_model
 from hyperion.generation.sampling import Sampler
 
-__all__ = ["Chunk", "GenerationConfig", "Model", "Sampler", "load_model"]
+__all__ = ["Chunk", "Conversation", "GenerationConfig", "LogitProcessor", "Model", "Sampler", "load_model"]

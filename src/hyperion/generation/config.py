@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from hyperion.errors import InvalidArgumentError
 
-__all__ = ["GenerationConfig"]
+__all__ = ["GenerationConfig", "LogitProcessor"]
+
+LogitProcessor = Callable[[Sequence[int], np.ndarray], np.ndarray]
+"""Takes (the tokens so far, float32 logits [vocab_size] that it may change) and returns logits of that shape."""
 
 
 def _integer(low: int) -> Any:
@@ -23,7 +28,9 @@ def _number(low: float, high: float, closed_high: bool = True) -> Any:
             and (v <= high if closed_high else v < high)
         )  # fmt: skip
 
-    return fits, f"a number from {low} to {high}" if math.isfinite(high) else f"a number of {low} or more"
+    if math.isfinite(high):
+        return fits, f"a number from {low} to {high}"
+    return fits, f"a number of {low} or more" if math.isfinite(low) else "a finite number"
 
 
 def _stops(v: Any) -> bool:
@@ -38,6 +45,10 @@ _RULES: dict[str, Any] = {
     "min_p": _number(0.0, 1.0),
     "repetition_penalty": _number(1e-6, math.inf),
     "repetition_window": _integer(0),
+    "frequency_penalty": _number(-math.inf, math.inf),
+    "presence_penalty": _number(-math.inf, math.inf),
+    "logit_processors": (lambda v: isinstance(v, tuple) and all(map(callable, v)), "functions (tokens, logits) -> logits"),
+    "logprobs": _integer(0),
     "seed": (lambda v: v is None or (isinstance(v, int) and not isinstance(v, bool) and v >= 0), "None or an integer of 0 or more"),
     "stop": (_stops, "strings that are not empty"),
     "ignore_end": (lambda v: isinstance(v, bool), "a bool"),
@@ -65,7 +76,18 @@ class GenerationConfig:
         Divide positive logits of tokens already seen by it and multiply negative ones (Keskar et al., arXiv
         1909.05858); 1 changes nothing.
     repetition_window : int
-        How many of the latest tokens count as seen; 0 counts all.
+        How many of the latest tokens, prompt included, count as seen for the three penalties; 0 counts all.
+    frequency_penalty : float
+        Subtracted from a token's logit once for every time that the token was seen; negative values favour it.
+    presence_penalty : float
+        Subtracted once from the logit of every token that was seen.
+    logit_processors : callable or sequence of callable
+        Each is called before every draw, in order, with (tokens so far, logits) and returns the logits that count; -inf
+        forbids a token. They run after the penalties and before temperature, top_k, top_p and min_p. In a batch every
+        sequence calls them with its own tokens.
+    logprobs : int
+        How many of the most likely tokens each :class:`Chunk` names with their log probabilities under the model (before
+        penalties and processors); 0 names none.
     stop : str or sequence of str
         Text that ends the generation; it is not part of the result.
     seed : int or None
@@ -81,6 +103,10 @@ class GenerationConfig:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     repetition_window: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_processors: LogitProcessor | Sequence[LogitProcessor] = ()
+    logprobs: int = 0
     stop: str | Sequence[str] = ()
     seed: int | None = None
     ignore_end: bool = False
@@ -90,6 +116,8 @@ class GenerationConfig:
             raise InvalidArgumentError(f"GenerationConfig has no field {name!r}; it has {', '.join(_RULES)}")
         if name == "stop":
             value = (value,) if isinstance(value, str) else tuple(value)
+        elif name == "logit_processors":
+            value = (value,) if callable(value) else tuple(value)
         elif hasattr(value, "item") and not isinstance(value, (int, float)):
             value = value.item()  # a NumPy scalar
         fits, expected = _RULES[name]

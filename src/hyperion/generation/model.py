@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 
 from hyperion.errors import InvalidArgumentError
 from hyperion.generation.batch import generate_batch
+from hyperion.generation.chat import Conversation, chat_prompt
 from hyperion.generation.config import GenerationConfig
-from hyperion.generation.lookup import Advancer
 from hyperion.generation.perplexity import perplexity
-from hyperion.generation.sampling import Sampler
-from hyperion.generation.stops import StopFilter
+from hyperion.generation.streaming import Chunk, stream_tokens
 from hyperion.models import Session, Transformer
 
 __all__ = ["Chunk", "Model", "load_model"]
 
-MAX_DRAFTS = 7
-"""Draft tokens that a streamed pass verifies along with the drawn one."""
-
 Progress = Callable[[int, int], None]
 Prompt = str | Sequence[int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """A piece of a generation.
-
-    Attributes
-    ----------
-    text : str
-        Text that is certain now; may be empty while a character or a stop string is incomplete.
-    token : int or None
-        The token that was drawn; None for a last chunk that only says why the generation ended.
-    logprob : float or None
-        Natural logarithm of the token's probability under the model.
-    finish_reason : str or None
-        None while it goes on; "stop" (end-of-generation token or stop string), "length" (max_length) or "context"
-        (no more room) in the last chunk.
-    """
-
-    text: str
-    token: int | None = None
-    logprob: float | None = None
-    finish_reason: str | None = None
 
 
 class Model(Transformer):
@@ -102,29 +74,108 @@ class Model(Transformer):
         return self._stream(ids, settings_checked, progress)
 
     def _stream(self, ids: list[int], config: GenerationConfig, progress: Progress | None) -> Iterator[Chunk]:
-        sampler, stops, text = Sampler(config), StopFilter(config.stop), self.tokenizer.stream()
         with self.session() as session:
-            logits = self.forward([(session, ids)], progress=progress)[0][0]
-            seen = list(ids)
-            drafts = min(MAX_DRAFTS, self.plan.logits_rows - 1) if self.plan.streamed_bytes else 0
-            advancer = Advancer(session, drafts)
-            for count in range(1, config.max_length + 1):
-                token, logprob = sampler(logits, seen)
-                seen.append(token)
-                if self.tokenizer.is_end(token) and not config.ignore_end:
-                    yield Chunk(stops.push(text.flush()) + stops.flush(), token, logprob, "stop")
-                    return
-                piece = stops.push(text.push(token))
-                if stops.stopped:
-                    yield Chunk(piece, token, logprob, "stop")
-                    return
-                if count == config.max_length or len(advancer) == self.context_length:
-                    piece += stops.push(text.flush())
-                    reason = "stop" if stops.stopped else "length" if count == config.max_length else "context"
-                    yield Chunk(piece + stops.flush(), token, logprob, reason)
-                    return
-                yield Chunk(piece, token, logprob)
-                logits = advancer.advance(token, seen)
+            yield from stream_tokens(self, session, ids, config, progress)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: GenerationConfig | None = None,
+        *,
+        template: str | None = None,
+        tools: Sequence[Any] = (),
+        variables: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> str:
+        """Answer the last message of a conversation.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            ``{"role": "system" | "user" | "assistant", "content": str}`` each; other keys go to the template as they are.
+        config : GenerationConfig, optional
+            Settings; keyword arguments override its fields.
+        template : str, optional
+            Jinja source instead of the model's own chat template, or "plain": a transcript of roles and contents, in which
+            a blank line ends the answer, for models that were not trained on conversations.
+        tools : sequence
+            Descriptions of functions for the template, as JSON-like data.
+        variables : mapping, optional
+            Further variables of the template, such as ``{"enable_thinking": False}``.
+        progress : callable, optional
+            Called with (tokens done, tokens in all) while the prompt is evaluated.
+
+        Returns
+        -------
+        str
+            The answer.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the model has no template, the template refuses the conversation, or it does not fit the context.
+
+        See Also
+        --------
+        conversation : keeps the history and the cache between turns.
+        """
+        return "".join(
+            chunk.text
+            for chunk in self.stream_chat(
+                messages, config, template=template, tools=tools, variables=variables, progress=progress, **settings
+            )
+        )
+
+    def stream_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: GenerationConfig | None = None,
+        *,
+        template: str | None = None,
+        tools: Sequence[Any] = (),
+        variables: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Iterator[Chunk]:
+        """Like :meth:`chat`, but yields a :class:`Chunk` for every token as it is drawn."""
+        merged = GenerationConfig.merge(config, settings)
+        ids, merged = chat_prompt(self, messages, merged, template=template, tools=tools, variables=variables)
+        self.check_prompt(ids)
+        return self._stream(ids, merged, progress)
+
+    def conversation(
+        self,
+        config: GenerationConfig | None = None,
+        *,
+        system: str | None = None,
+        messages: Sequence[Mapping[str, Any]] = (),
+        template: str | None = None,
+        tools: Sequence[Any] = (),
+        variables: Mapping[str, Any] | None = None,
+        room: int | None = None,
+        **settings: Any,
+    ) -> Conversation:
+        """Begin a conversation that keeps its history and its cache; close it or use `with`.
+
+        Parameters
+        ----------
+        config : GenerationConfig, optional
+            Settings of every answer; keyword arguments override its fields.
+        system : str, optional
+            A system message to begin with.
+        messages : sequence of mapping
+            An earlier history.
+        template, tools, variables
+            As in :meth:`chat`.
+        room : int, optional
+            Positions of the context to keep for an answer: where a prompt leaves fewer, the oldest questions are forgotten
+            with their answers. By default nothing is forgotten and a prompt that does not fit raises.
+        """
+        return Conversation(
+            self, config, system=system, messages=messages, template=template, tools=tools, variables=variables, room=room,
+            **settings,
+        )  # fmt: skip
 
     def logits(self, tokens: Prompt) -> np.ndarray:
         """Logits at every position of a text.
@@ -156,11 +207,15 @@ class Model(Transformer):
                 ids = [int(t) for t in prompt]
             except (TypeError, ValueError):
                 raise InvalidArgumentError(f"a prompt is text or token ids, not {type(prompt).__name__}") from None
+        self.check_prompt(ids)
+        return ids
+
+    def check_prompt(self, ids: Sequence[int]) -> None:
+        """Raise InvalidArgumentError for a prompt that is empty or does not fit the context."""
         if not ids:
             raise InvalidArgumentError("the prompt is empty, and this model has no token to begin a text with")
         if len(ids) > self.context_length:
             raise InvalidArgumentError(f"the prompt has {len(ids)} tokens, the context holds {self.context_length}")
-        return ids
 
 
 def load_model(

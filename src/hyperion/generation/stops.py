@@ -10,7 +10,8 @@ __all__ = ["StopFilter"]
 class StopFilter:
     """Passes text on, except what may yet become a stop string.
 
-    A stop string that lies across several pieces is found; text before it comes out, it and what follows do not.
+    A stop string that lies across several pieces is found; text before it comes out, it and what follows do not. Of several
+    stop strings the one that is complete first counts, so that the result does not depend on how the text is cut.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -23,10 +24,10 @@ class StopFilter:
         if self.stopped:
             return ""
         self.held += text
-        at = min((i for i in (self.held.find(s) for s in self.stops) if i >= 0), default=-1)
-        if at >= 0:
+        found = [(i + len(s), i) for s in self.stops if (i := self.held.find(s)) >= 0]
+        if found:
             self.stopped = True
-            return self._take(at)
+            return self._take(min(found)[1])
         keep = max((self._overlap(s) for s in self.stops), default=0)
         return self._take(len(self.held) - keep)
 

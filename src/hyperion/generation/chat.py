@@ -1,0 +1,185 @@
+"""Conversations: messages in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hyperion.errors import InvalidArgumentError
+from hyperion.generation.config import GenerationConfig
+from hyperion.generation.streaming import Chunk, stream_tokens
+
+if TYPE_CHECKING:
+    from hyperion.generation.model import Model
+    from hyperion.models import Session
+
+__all__ = ["PLAIN", "Conversation", "chat_prompt"]
+
+PLAIN = "plain"
+"""Name of the template for models that have none: a transcript, in which a blank line ends an answer."""
+
+_TRANSCRIPT = (
+    "{% for m in messages %}{{ m.role | upper }}:\n{{ m.content | trim }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:\n{% endif %}"
+)
+_END_OF_ANSWER = "\n\n"
+
+Message = Mapping[str, Any]
+
+
+def chat_prompt(
+    model: Model,
+    messages: Sequence[Message],
+    config: GenerationConfig,
+    *,
+    template: str | None = None,
+    tools: Sequence[Any] = (),
+    variables: Mapping[str, Any] | None = None,
+) -> tuple[list[int], GenerationConfig]:
+    """A conversation as the tokens that the model was trained on, and the settings that its answer needs.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If there is no message, the model has no template, or the template refuses the conversation.
+    """
+    if isinstance(messages, Sequence) and not messages:
+        raise InvalidArgumentError("a conversation needs at least one message")
+    tokenizer, given = model.tokenizer, dict(variables or {})
+    if template == PLAIN:
+        text = tokenizer.render_chat(messages, template=_TRANSCRIPT, tools=tools, **given)
+        stops = (*config.stop, _END_OF_ANSWER)
+        return tokenizer.encode(text), GenerationConfig.merge(config, {"stop": stops})
+    text = tokenizer.render_chat(messages, template=template, tools=tools, **given)
+    return tokenizer.encode(text, add_special=False, parse_special=True), config
+
+
+class Conversation:
+    """A conversation that keeps its history and its key/value cache, so that a turn evaluates its new tokens only.
+
+    Made by :meth:`Model.conversation`. Every answer is the one that :meth:`Model.chat` gives for the same messages: the
+    cache is kept as far as its tokens are those of the history. It holds a session until it is closed.
+
+    Attributes
+    ----------
+    messages : list of dict
+        The history, which may be changed between turns.
+    evaluated : int
+        Tokens of the latest prompt that had to be evaluated; the others were in the cache.
+    forgotten : int
+        Messages that were dropped to make room.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: GenerationConfig | None = None,
+        *,
+        system: str | None = None,
+        messages: Sequence[Message] = (),
+        template: str | None = None,
+        tools: Sequence[Any] = (),
+        variables: Mapping[str, Any] | None = None,
+        room: int | None = None,
+        **settings: Any,
+    ) -> None:
+        self._model, self._template, self._tools, self._variables, self._room = model, template, tools, variables, room
+        self.config = GenerationConfig.merge(config, settings)
+        self.messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+        self.messages += [dict(m) for m in messages]
+        self.evaluated = self.forgotten = 0
+        self._session: Session = model.session()
+        self._answer: Iterator[Chunk] | None = None
+
+    def send(
+        self, content: str, config: GenerationConfig | None = None, *,
+        progress: Callable[[int, int], None] | None = None, **settings: Any,
+    ) -> Iterator[Chunk]:  # fmt: skip
+        """Say something and stream the answer, which joins the history when it ends or is broken off.
+
+        Parameters
+        ----------
+        content : str
+            The user's message.
+        config : GenerationConfig, optional
+            For this answer; by default the conversation's. Keyword arguments override its fields.
+        progress : callable, optional
+            Called with (tokens done, tokens in all) while the message is evaluated.
+
+        Returns
+        -------
+        iterator of Chunk
+            Close it (or begin the next turn) to break the answer off; a message without any answer is taken back.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the conversation does not fit the context; :meth:`forget` makes room, and so does `room`.
+        """
+        self._break_off()
+        merged = GenerationConfig.merge(config if config is not None else self.config, settings)
+        if not isinstance(content, str):
+            raise InvalidArgumentError(f"a message is text, not {type(content).__name__}")
+        question = {"role": "user", "content": content}
+        ids, adapted = self._prompt(question, merged)
+        while self._room is not None and len(ids) + self._room > self._model.context_length and self.forget():
+            ids, adapted = self._prompt(question, merged)
+        self._model.check_prompt(ids)
+        self._answer = self._run(question, ids, adapted, progress)
+        return self._answer
+
+    def _prompt(self, question: dict[str, Any], config: GenerationConfig) -> tuple[list[int], GenerationConfig]:
+        return chat_prompt(
+            self._model, [*self.messages, question], config, template=self._template, tools=self._tools, variables=self._variables
+        )
+
+    def _run(
+        self, question: dict[str, Any], ids: list[int], config: GenerationConfig, progress: Callable[[int, int], None] | None
+    ) -> Iterator[Chunk]:
+        pieces: list[str] = []
+        answered = False
+
+        def counted(done: int, total: int) -> None:
+            self.evaluated = total
+            if progress is not None:
+                progress(done, total)
+
+        try:
+            for chunk in stream_tokens(self._model, self._session, ids, config, counted):
+                answered = True
+                pieces.append(chunk.text)
+                yield chunk
+        finally:
+            if answered:
+                self.messages += [question, {"role": "assistant", "content": "".join(pieces)}]
+
+    def ask(self, content: str, config: GenerationConfig | None = None, **settings: Any) -> str:
+        """Say something and return the whole answer; the arguments are those of :meth:`send`."""
+        return "".join(chunk.text for chunk in self.send(content, config, **settings))
+
+    def forget(self) -> bool:
+        """Drop the oldest question with its answer, never a system message; False when there is none."""
+        self._break_off()
+        start = next((i for i, m in enumerate(self.messages) if m["role"] != "system"), None)
+        if start is None:
+            return False
+        end = next((i for i, m in enumerate(self.messages) if i > start and m["role"] == "user"), len(self.messages))
+        self.forgotten += end - start
+        del self.messages[start:end]
+        return True
+
+    def _break_off(self) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.close()  # type: ignore[attr-defined]  # a generator
+
+    def close(self) -> None:
+        """Give the cache's memory back; the messages stay."""
+        self._break_off()
+        self._session.close()
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,175 @@
+"""Sampling settings, logprobs, processors and stop strings, on the model that ships in the package."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hyperion
+from hyperion.cli.common import model_path
+from hyperion.generation import Sampler
+from hyperion.generation.stops import StopFilter
+
+PROMPT = "ROMEO:\nWhat"
+
+
+@pytest.fixture(scope="module")
+def model():
+    with model_path(None) as path, hyperion.load_model(path, threads=1) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def streamed():
+    """The same model with weights that are streamed, so that drafts are verified."""
+    with model_path(None) as path, hyperion.load_model(path, threads=1, context_length=256) as model:
+        model.replan(model.smallest_budget + 1_000_000)
+        assert model.plan.streamed_bytes > 0
+        yield model
+
+
+def log_softmax(x):
+    x = x.astype(np.float64)
+    return x - x.max() - np.log(np.exp(x - x.max()).sum())
+
+
+def test_logprobs_are_those_of_the_models_logits(model):
+    ids = model.tokenizer.encode(PROMPT)
+    chunks = list(model.stream(ids, temperature=1.5, seed=3, max_length=12, logprobs=5, presence_penalty=2.0))
+    drawn = [c.token for c in chunks]
+    expected = model.logits([*ids, *drawn])[len(ids) - 1 :]
+    for row, chunk in zip(expected, chunks, strict=False):
+        exact = log_softmax(row)
+        assert chunk.logprob == pytest.approx(exact[chunk.token], abs=1e-9)
+        tokens = [t for t, _ in chunk.top_logprobs]
+        assert tokens == np.argsort(-exact, kind="stable")[:5].tolist()
+        assert [p for _, p in chunk.top_logprobs] == pytest.approx(exact[tokens], abs=1e-9)
+    assert model.stream(ids, max_length=1).__next__().top_logprobs == ()
+    everything = next(model.stream(ids, max_length=1, logprobs=10**6)).top_logprobs
+    assert len(everything) == model.tokenizer.vocab_size
+    assert sum(np.exp(p) for _, p in everything) == pytest.approx(1)
+
+
+@given(
+    st.lists(st.integers(0, 6), max_size=12), st.integers(0, 5), st.floats(-2, 2), st.floats(-2, 2), st.floats(0.5, 2),
+)  # fmt: skip
+def test_penalties_are_as_their_definition_says(seen, window, frequency, presence, repetition):
+    logits = np.array([3.0, -1.0, 0.5, 2.0, 0.0, 1.5, -2.5], np.float32)
+    expected = logits.astype(np.float64)
+    for token in set(counted := seen if window == 0 else seen[-window:]):
+        expected[token] = expected[token] / repetition if expected[token] > 0 else expected[token] * repetition
+        expected[token] -= frequency * counted.count(token) + presence
+    caught = []
+    config = hyperion.GenerationConfig(
+        temperature=0, repetition_window=window, frequency_penalty=frequency, presence_penalty=presence,
+        repetition_penalty=repetition, logit_processors=lambda tokens, x: caught.append(x.copy()) or x,
+    )  # fmt: skip
+    before = logits.copy()
+    Sampler(config)(logits, seen)
+    np.testing.assert_allclose(caught[0], expected, atol=1e-5)
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_a_processor_sees_every_token_once_and_its_word_is_final(model):
+    ids = model.tokenizer.encode(PROMPT)
+    allowed = model.tokenizer.encode("a b c d e f g", add_special=False)
+    lengths = []
+
+    def only(tokens, logits):
+        lengths.append(len(tokens))
+        assert list(tokens[: len(ids)]) == ids
+        masked = np.full_like(logits, -np.inf)
+        masked[allowed] = logits[allowed]
+        return masked
+
+    for settings in ({"temperature": 0}, {"temperature": 5.0, "top_k": 0, "top_p": 1.0, "seed": 1}):
+        lengths.clear()
+        drawn = [c.token for c in model.stream(ids, max_length=20, logit_processors=[only], **settings)]
+        assert set(drawn) <= set(allowed)
+        assert lengths == list(range(len(ids), len(ids) + 20))
+
+
+def test_processors_run_in_order_and_in_batches(model):
+    log = []
+
+    def note(name):
+        def processor(tokens, logits):
+            log.append(name)
+            return logits
+
+        return processor
+
+    plain = [model.generate(p, temperature=0, max_length=5) for p in ("ROMEO:", "JULIET:")]
+    config = hyperion.GenerationConfig(temperature=0, max_length=5, logit_processors=(note("a"), note("b")))
+    assert model.generate(["ROMEO:", "JULIET:"], config) == plain
+    assert log == ["a", "b"] * 10
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0},
+        {"temperature": 0, "frequency_penalty": 0.3, "presence_penalty": -0.2, "repetition_window": 0},
+        {"temperature": 0.9, "seed": 5, "repetition_penalty": 1.1},
+        {"temperature": 0, "logit_processors": lambda tokens, x: x + np.float32(0.5) * (np.arange(len(x)) == len(tokens))},
+    ],
+    ids=["greedy", "penalties", "sampled", "processor"],
+)
+def test_drafts_change_nothing(model, streamed, settings):
+    prompt = "To be, or not to be, that is the question: to be, or not to be, that"
+    expected = [c.token for c in model.stream(prompt, max_length=60, **settings)]
+    passes = streamed.stream_stats["passes"]
+    assert [c.token for c in streamed.stream(prompt, max_length=60, **settings)] == expected
+    assert streamed.stream_stats["passes"] > passes
+
+
+@pytest.mark.parametrize(
+    ("processor", "says"),
+    [
+        (lambda tokens, x: x[:-1], "shape"),
+        (lambda tokens, x: None, "shape"),
+        (lambda tokens, x: x.astype(np.int32), "int32"),
+        (lambda tokens, x: np.full_like(x, -np.inf), "-inf"),
+        (lambda tokens, x: np.where(np.arange(len(x)) == 7, np.nan, x), "nan"),
+    ],
+)
+def test_what_a_bad_processor_returns_is_an_error(model, processor, says):
+    with pytest.raises(hyperion.InvalidArgumentError, match=says):
+        model.generate(PROMPT, max_length=2, logit_processors=processor)
+    assert model.generate(PROMPT, temperature=0, max_length=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("frequency_penalty", float("nan")), ("presence_penalty", "x"), ("logprobs", -1), ("logprobs", True), ("logit_processors", [3])],
+)
+def test_settings_are_checked_when_set(name, value):
+    config = hyperion.GenerationConfig()
+    with pytest.raises(hyperion.InvalidArgumentError, match=name):
+        setattr(config, name, value)
+
+
+@given(st.text("abc", max_size=30), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), st.data())
+def test_stop_strings_are_found_however_the_text_is_cut(text, stops, data):
+    ends = [(text.find(s) + len(s), text.find(s)) for s in stops if s in text]
+    expected = text[: min(ends)[1]] if ends else text
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    filter = StopFilter(stops)
+    out = [filter.push(text[a:b]) for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert "".join(out) + filter.flush() == expected
+    assert filter.stopped == bool(ends)
+
+
+def test_a_stop_string_across_tokens_ends_the_stream(model):
+    """The stop string begins inside of one token and ends inside of a later one."""
+    full = list(model.stream(PROMPT, temperature=0, max_length=40))
+    text = "".join(c.text for c in full)
+    pieces = [c.text for c in full]
+    cut = next(i for i in range(5, len(pieces) - 3) if len(pieces[i]) > 1 and len(pieces[i + 2]) > 1)
+    stop = pieces[cut][-1] + pieces[cut + 1] + pieces[cut + 2][:1]
+    at = text.index(stop)
+    stopped = list(model.stream(PROMPT, temperature=0, max_length=40, stop=stop))
+    assert "".join(c.text for c in stopped) == text[:at]
+    assert stopped[-1].finish_reason == "stop"
+    assert len(stopped) < len(full)
+    assert model.generate([PROMPT, PROMPT], temperature=0, max_length=40, stop=stop) == [text[:at]] * 2
