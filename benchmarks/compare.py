@@ -16,8 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks import machine, report, synthetic
 from benchmarks.peers.worker import IDLE_SECONDS, Worker, WorkerError
 
@@ -94,7 +92,7 @@ class Contest:
         """Correlation of every peer's logits with ours: near 1 if the same model was computed."""
         rows = {name: self.attempt(name, "logits", tokens=24) for name in list(self.workers)}
         ours = rows.get(OURS)
-        return {n: float(np.corrcoef(ours, row)[0, 1]) for n, row in rows.items() if row and ours and n != OURS}
+        return {n: report.correlation(ours, row) for n, row in rows.items() if row and ours and n != OURS}
 
     def samples(self) -> dict[str, dict[str, list[float]]]:
         """Tokens a second, by kind of work and peer, in rounds."""

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def median(samples: Sequence[float]) -> float:
     return statistics.median(samples)
@@ -25,6 +27,11 @@ def spread(samples: Sequence[float]) -> float:
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Median of the ratios of samples that were taken next to each other; drift of the machine cancels."""
     return median([a / b for a, b in zip(ours, theirs, strict=True)])
+
+
+def correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Near 1 where two peers computed the same thing."""
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def number(value: float) -> str:

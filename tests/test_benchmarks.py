@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as benchmarks_main
-from benchmarks import compare, machine, report
+from benchmarks import compare, kernels, machine, report
 from benchmarks.peers.worker import Worker, WorkerError, token_ids
+from hyperion._kernels.threads import Team, probe_regions
 
 WORKER = """
 import os, sys
@@ -96,3 +97,30 @@ def test_the_commands_measure_and_write_tables(tmp_path, capsys):
     assert "q8_0 prefill" in capsys.readouterr().out
     assert benchmarks_main.main(["startup", "--rounds", "1", "--out", str(tmp_path)]) == 0
     assert len(json.loads((tmp_path / "startup.json").read_text())["milliseconds"]) == 2
+
+
+def test_the_kernels_are_measured_beside_their_limits(tmp_path, capsys):
+    shapes = ["--decode-shape", "64", "256", "--prefill-shape", "64", "256", "--megabytes", "1", "--tokens", "3"]
+    work = ["--types", "q4_0", "f16", "--threads", "1", "--rounds", "2", "--parts", "decode", "prefill", *shapes]
+    assert benchmarks_main.main(["kernels", *work, "--levels", "generic", "--out", str(tmp_path)]) == 0
+    data = json.loads((tmp_path / "kernels.json").read_text())
+    assert [(r["kind"], r["tokens"]) for r in data["products"]] == [("q4_0", 1), ("q4_0", 3), ("f16", 1), ("f16", 3)]
+    for result in data["products"]:
+        assert all(rate > 0 for rate in result["rates"]["hyperion generic"])
+        assert result["operations"] == 2 * 64 * 256 * result["tokens"]
+        assert result["agreement"] is None or result["agreement"] > 0.999
+    assert data["products"][0]["nbytes"] == 64 * 256 // 32 * 18
+    assert "| q4_0, 3 tok | 1 |" in capsys.readouterr().out
+    if data["ceilings"]:
+        pytest.importorskip("matplotlib")
+        assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_better_peer_is_the_faster_one_that_ran():
+    assert kernels.better({"hyperion avx2": [9.0], "ggml": [2.0], "ggml repacked": []}) == [2.0]
+    assert kernels.better({"ggml": [2.0, 3.0], "ggml repacked": [1.0, 9.0]}) == [1.0, 9.0]
+    assert kernels.better({"hyperion avx2": [9.0]}) is None
+
+
+def test_regions_are_timed():
+    assert probe_regions(Team(2), 1000) > 0

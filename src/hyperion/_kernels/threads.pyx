@@ -201,3 +201,23 @@ def probe_busy(Team team not None, size_t chunks, uint64_t nanoseconds):
     free(done)
     check_status(status, "probe_busy")
     return others
+
+
+cdef void empty_task(void *arg, size_t begin, size_t end, size_t worker) noexcept nogil:
+    pass
+
+
+def probe_regions(Team team not None, size_t regions):
+    """Run `regions` regions of one empty task a thread; return the nanoseconds of all."""
+    cdef uint64_t start
+    cdef size_t i
+    cdef int status = 0
+    with nogil:
+        start = hyp_now()
+        for i in range(regions):
+            status = hyp_threads_get_api().run(team._team, empty_task, NULL, hyp_threads_get_api().size(team._team), 1)
+            if status:
+                break
+        start = hyp_now() - start
+    check_status(status, "probe_regions")
+    return start
