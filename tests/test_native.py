@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import struct
+import subprocess
 import sys
 
 import numpy as np
@@ -15,7 +16,7 @@ from hyperion.formats import open_container
 from hyperion.formats.gguf import GGUFContainer
 from hyperion.formats.native import NativeTensor, NativeWriter
 from hyperion.formats.writing import GGUFWriter, TensorLayout, Typed
-from hyperion.io import AtomicFile
+from hyperion.io import AtomicFile, SpoolFile
 
 IDS = [(7 * i) % 2000 + 3 for i in range(14)]
 TYPES = ["f16", "iq4_nl", "q2_k", "q3_k_m", "q4_0", "q4_1", "q4_k_m", "q5_0", "q5_1", "q5_k_m", "q6_k", "q8_0"]
@@ -333,13 +334,16 @@ def test_an_error_leaves_the_old_file_or_none(models, tmp_path, monkeypatch, cal
         path.write_bytes(old)
     real, calls = getattr(os, call), []
 
-    def failing(*args):
+    if call == "replace" and old is None and hasattr(os, "O_TMPFILE"):
+        call, real = "link", os.link  # a nameless file gets its name by a link where there is nothing to replace
+
+    def failing(*args, **options):
         calls.append(args)
         if len(calls) == (3 if call == "write" else 1) and (call != "close" or sys._getframe(1).f_code.co_name == "commit"):
             raise OSError(number, os.strerror(number))
         if call == "close" and sys._getframe(1).f_code.co_name != "commit":
             calls.clear()
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(os, call, failing)
     with pytest.raises(hyperion.HyperionIOError, match=os.strerror(number)) as caught:
@@ -348,6 +352,58 @@ def test_an_error_leaves_the_old_file_or_none(models, tmp_path, monkeypatch, cal
     assert caught.value.context["errno"] == number
     assert os.listdir(tmp_path) == ([] if old is None else ["m.hyperion"])
     assert old is None or path.read_bytes() == old
+
+
+SLOW_WRITER = """
+import os, sys, time
+from hyperion.io import AtomicFile
+with AtomicFile(sys.argv[1]) as file:
+    file.write(bytes(1000))
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="the system has no files without a name")
+@pytest.mark.parametrize("old", [None, b"the old file"])
+def test_a_killed_process_leaves_nothing(tmp_path, old):
+    path = tmp_path / "m.hyperion"
+    if old is not None:
+        path.write_bytes(old)
+    with subprocess.Popen([sys.executable, "-c", SLOW_WRITER, path], stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"written\n"
+        child.kill()
+    assert os.listdir(tmp_path) == ([] if old is None else ["m.hyperion"])
+    assert old is None or path.read_bytes() == old
+
+
+@pytest.mark.parametrize("old", [None, b"the old file"])
+def test_a_file_appears_whole_where_nameless_files_are_unknown(tmp_path, monkeypatch, old):
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    path = tmp_path / "f"
+    if old is not None:
+        path.write_bytes(old)
+    with AtomicFile(path) as file:
+        file.write(b"new")
+        assert len(os.listdir(tmp_path)) == (1 if old is None else 2)
+        file.commit()
+    assert os.listdir(tmp_path) == ["f"] and path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_spool_file_is_gone_when_it_is_discarded(tmp_path, monkeypatch, nameless):
+    if not nameless:
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    elif not hasattr(os, "O_TMPFILE"):
+        pytest.skip("the system has no files without a name")
+    with SpoolFile(tmp_path) as file:
+        file.write(b"GGUF")
+        file.commit()
+    with open(file.path, "rb") as again:
+        assert again.read() == b"GGUF"
+    assert len(os.listdir(tmp_path)) == (0 if nameless else 1)
+    file.discard()
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

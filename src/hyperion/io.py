@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import stat
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from .errors import HyperionIOError, InvalidArgumentError
 
 __all__ = [
     "AtomicFile",
+    "SpoolFile",
     "create_dir",
     "file_exists",
     "get_base_name",
@@ -205,9 +207,10 @@ def write_file(path: PathLike, buffer: Any, size: int | None = None) -> int:
 class AtomicFile:
     """A file that appears under its name when it is complete, or not at all.
 
-    The bytes go to a temporary file in the same directory. :meth:`commit` makes them durable and gives them the name in
-    one step; until then what was there stays, and leaving the ``with`` block removes the temporary file. A file that is
-    replaced hands its permissions on, as far as the umask allows.
+    The bytes go to a file without a name in the same directory, so that even a killed process leaves nothing; where the
+    system has no such files, to one with a temporary name. :meth:`commit` makes them durable and gives them the name in one
+    step; until then what was there stays, and leaving the ``with`` block throws the new file away. A file that is replaced
+    hands its permissions on, as far as the umask allows.
 
     Parameters
     ----------
@@ -231,9 +234,18 @@ class AtomicFile:
                 raise OSError(errno.EINVAL, "it exists and is not a regular file")
             if size > (free := shutil.disk_usage(folder).free):
                 raise OSError(errno.ENOSPC, f"{size} bytes are needed and the disk has {free} free")
-            self.temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(6)}.partial")
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-            self._fd = os.open(self.temporary, flags, 0o666 if mode is None else stat.S_IMODE(mode))
+            self.temporary = ""  # the name that has to be removed if nothing comes of it
+            self._hidden = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(6)}.partial")
+            self._fd = self._create(folder, 0o666 if mode is None else stat.S_IMODE(mode))
+
+    def _create(self, folder: str, mode: int) -> int:
+        """A new file in the directory, without a name where that can be."""
+        if (fd := _nameless_file(folder, mode)) is not None:
+            return fd
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        fd = os.open(self._hidden, flags, mode)
+        self.temporary = self._hidden
+        return fd
 
     def write(self, data: Any) -> None:
         """Append all of a buffer."""
@@ -258,9 +270,17 @@ class AtomicFile:
         with _telling("write", self.path):
             os.fsync(self._fd)
             fd, self._fd = self._fd, -1
-            os.close(fd)
-            os.replace(self.temporary, self.path)
-            self.temporary = ""
+            kept = -1 if self.temporary else os.dup(fd)  # what closing has to tell is told before the file has a name
+            try:
+                os.close(fd)
+                if kept >= 0:
+                    self._name(kept)
+            finally:
+                if kept >= 0:
+                    os.close(kept)
+            if self.temporary:
+                os.replace(self.temporary, self.path)
+                self.temporary = ""
             if hasattr(os, "O_DIRECTORY"):  # the name is durable when the directory is
                 folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
                 try:
@@ -270,6 +290,15 @@ class AtomicFile:
                         raise
                 finally:
                     os.close(folder)
+
+    def _name(self, fd: int) -> None:
+        """Give the nameless file its name; a link replaces nothing, so a file that is there needs a name in between."""
+        if not os.path.lexists(self.path):
+            with contextlib.suppress(FileExistsError):
+                _link(fd, self.path)
+                return
+        _link(fd, self._hidden)
+        self.temporary = self._hidden
 
     def close(self) -> None:
         """Throw away what was not committed."""
@@ -287,6 +316,65 @@ class AtomicFile:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+class SpoolFile(AtomicFile):
+    """A file for this process alone, which is read after :meth:`commit` and is gone after :meth:`discard`.
+
+    Attributes
+    ----------
+    path : str
+        Where it can be opened meanwhile. A file without a name (Linux) is opened through the process's own descriptor, so that
+        even a killed process leaves nothing; elsewhere it has a name in `folder`, which :meth:`discard` removes.
+
+    Parameters
+    ----------
+    folder : str or PathLike
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        super().__init__(os.path.join(os.fspath(folder), "hyperion"))
+        self.path = self.temporary or f"/proc/self/fd/{self._fd}"
+        self._committed = False
+        self.discard = weakref.finalize(self, _discard, self._fd, self.temporary)
+
+    def commit(self) -> None:
+        """What was written can be read now; it is not made durable."""
+        self._committed = True
+
+    def close(self) -> None:
+        """Throw it away if it was not committed."""
+        if not self._committed:
+            self.discard()
+
+
+def _discard(fd: int, name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    if name:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+
+
+def _nameless_file(folder: str, mode: int) -> int | None:
+    """A descriptor of a file that no directory has, or None where there are none or they could not be named later."""
+    if not hasattr(os, "O_TMPFILE") or not os.path.isdir("/proc/self/fd"):
+        return None
+    try:
+        return os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):  # the file system, or an old kernel
+            return None
+        raise
+
+
+def _link(fd: int, path: str) -> None:
+    """Name a nameless file. Only with a directory's descriptor does :func:`os.link` follow the link that /proc has."""
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.link(f"/proc/self/fd/{fd}", os.path.basename(path), src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 # ---- Directories and paths ---------------------------------------------------------------------------------

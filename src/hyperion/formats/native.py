@@ -27,6 +27,7 @@ from hyperion.formats.container import Container, TensorInfo
 from hyperion.formats.gguf import Metadata, StringArray
 from hyperion.formats.types import TYPES
 from hyperion.formats.writing import GGUFWriter, TensorLayout, Typed
+from hyperion.io import AtomicFile
 
 __all__ = ["NativeContainer", "NativeTensor", "NativeWriter", "is_native"]
 
@@ -93,6 +94,8 @@ class NativeWriter:
         In execution order.
     checksums : callable
         (data, nbytes, out): sets out[i] to the checksum of the ith run of `nbytes` bytes of data.
+    file : AtomicFile, optional
+        Where to write; by default a file that will be `path`.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class NativeWriter:
         metadata: Mapping[str, Typed],
         tensors: Sequence[NativeTensor],
         checksums: Callable[[Any, int, np.ndarray], None],
+        file: AtomicFile | None = None,
     ) -> None:
         self.tensors, self._checksums = tensors, checksums
         layers = max(t.layer for t in tensors) + 1
@@ -122,7 +126,7 @@ class NativeWriter:
             **self._sum_keys(),
         }
         values = {**metadata, **{PREFIX + k: v for k, v in own.items()}}
-        self._writer = GGUFWriter(path, values, [t.layout() for t in tensors], ALIGNMENT)
+        self._writer = GGUFWriter(path, values, [t.layout() for t in tensors], ALIGNMENT, file)
 
     def _sum_keys(self) -> dict[str, Typed]:
         return {f"checksum.{i}": Typed(_ARRAY, sums) for i, sums in enumerate(self.sums)}

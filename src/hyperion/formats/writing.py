@@ -46,6 +46,8 @@ class GGUFWriter:
         Without ``general.alignment``, which `alignment` becomes.
     tensors : sequence of TensorLayout
     alignment : int
+    file : AtomicFile, optional
+        Where to write; by default a file that will be `path`.
 
     Notes
     -----
@@ -53,7 +55,12 @@ class GGUFWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], metadata: Mapping[str, Typed], tensors: Sequence[TensorLayout], alignment: int = 32
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, Typed],
+        tensors: Sequence[TensorLayout],
+        alignment: int = 32,
+        file: AtomicFile | None = None,
     ) -> None:
         self.metadata = {**metadata, "general.alignment": Typed(4, alignment)}
         self.tensors, self.alignment = tensors, alignment
@@ -61,7 +68,7 @@ class GGUFWriter:
         self._header_bytes = len(header)
         self.nbytes = len(header) + sum(self._aligned(t.nbytes) for t in tensors)
         self._next = self._at = 0
-        self.file = AtomicFile(path, self.nbytes)
+        self.file = AtomicFile(path, self.nbytes) if file is None else file
         try:
             self.file.write(header)
         except BaseException:
