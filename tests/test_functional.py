@@ -121,3 +121,13 @@ def test_layer_scheduler(model):
     assert hidden.shape == (len(IDS), model.config.dim)
     generic = hyperion.LayerScheduler.from_layers([lambda x: x + 1, lambda x: x * 3], hyperion.LayerSchedulerConfig())
     np.testing.assert_array_equal(hyperion.execute_layer_with_memory_optimization(generic, 0, np.ones(4, np.float32)), 2)
+
+
+def test_mixed_precision(model):
+    config = hyperion.init_mixed_precision_config()
+    config.ffn_precision = hyperion.Precision.INT8
+    before = model.plan.weight_bytes
+    done = hyperion.apply_mixed_precision(model, config)
+    assert set(done.types) == {"f32", "f16", "q4_0", "q8_0"}
+    assert model.plan.weight_bytes > before
+    assert model.describe()["tensor_bytes"].keys() == {"F32", "F16", "Q4_0", "Q8_0"}

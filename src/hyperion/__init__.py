@@ -23,6 +23,7 @@ from .errors import (
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
     from .functional import (
         add_layer_to_schedule,
+        apply_mixed_precision,
         calculate_optimal_batch_size,
         close_mapped_model,
         create_execution_plan,
@@ -112,6 +113,7 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
     )
     from .models import Session
     from .models.convert import Conversion, convert
+    from .models.mixed import MixedPrecisionConfig, Precision, init_mixed_precision_config
     from .quantization import QuantizationConfig, QuantizedTensor
     from .scheduling import (
         CheckpointStrategy,
@@ -154,8 +156,10 @@ _LAZY: dict[str, str] = {
     "MemoryPool": "hyperion.memory",
     "MemoryStats": "hyperion.memory",
     "MemoryStrategy": "hyperion.memory",
+    "MixedPrecisionConfig": "hyperion.models.mixed",
     "MmapConfig": "hyperion.loading.mapped",
     "Model": "hyperion.generation",
+    "Precision": "hyperion.models.mixed",
     "ProgressiveConfig": "hyperion.loading.progressive",
     "ProgressiveLoader": "hyperion.loading.progressive",
     "ProgressiveLoaderConfig": "hyperion.loading.progressive",
@@ -166,6 +170,7 @@ _LAZY: dict[str, str] = {
     "TokenizerConfig": "hyperion.tokenizer",
     "add_layer_to_schedule": "hyperion.functional",
     "alloc": "hyperion.memory",
+    "apply_mixed_precision": "hyperion.functional",
     "calculate_optimal_batch_size": "hyperion.functional",
     "close_mapped_model": "hyperion.functional",
     "convert": "hyperion.models.convert",
@@ -208,6 +213,7 @@ _LAZY: dict[str, str] = {
     "get_scheduler_memory_usage": "hyperion.functional",
     "get_scheduler_peak_memory_usage": "hyperion.functional",
     "init_memory": "hyperion.memory",
+    "init_mixed_precision_config": "hyperion.models.mixed",
     "is_layer_executed": "hyperion.functional",
     "join_path": "hyperion.io",
     "list_dir": "hyperion.io",
@@ -266,8 +272,10 @@ __all__ = [
     "MemoryPool",
     "MemoryStats",
     "MemoryStrategy",
+    "MixedPrecisionConfig",
     "MmapConfig",
     "Model",
+    "Precision",
     "ProgressiveConfig",
     "ProgressiveLoader",
     "ProgressiveLoaderConfig",
@@ -279,6 +287,7 @@ __all__ = [
     "UnsupportedError",
     "add_layer_to_schedule",
     "alloc",
+    "apply_mixed_precision",
     "calculate_optimal_batch_size",
     "close_mapped_model",
     "convert",
@@ -322,6 +331,7 @@ __all__ = [
     "get_scheduler_memory_usage",
     "get_scheduler_peak_memory_usage",
     "init_memory",
+    "init_mixed_precision_config",
     "is_layer_executed",
     "join_path",
     "list_dir",

@@ -30,6 +30,8 @@ from .memory import (
     get_memory_stats,
     init_memory,
 )
+from .models.convert import Conversion
+from .models.mixed import MixedPrecisionConfig, init_mixed_precision_config
 from .quantization import dequantize_tensor, quantize_tensor
 from .scheduling import (
     CheckpointStrategy,
@@ -48,6 +50,7 @@ from .tokenizer import Tokenizer, TokenizerConfig
 __all__ = [
     "add_layer_to_schedule",
     "alloc",
+    "apply_mixed_precision",
     "calculate_optimal_batch_size",
     "close_mapped_model",
     "create_dir",
@@ -88,6 +91,7 @@ __all__ = [
     "get_scheduler_memory_usage",
     "get_scheduler_peak_memory_usage",
     "init_memory",
+    "init_mixed_precision_config",
     "is_layer_executed",
     "join_path",
     "list_dir",
@@ -357,3 +361,8 @@ def set_layer_checkpointing_strategy(scheduler: LayerScheduler, layer_index: int
 def estimate_memory_usage(scheduler: LayerScheduler) -> MemoryEstimate:
     """Bytes of weights, activations and scratch; see :meth:`hyperion.LayerScheduler.estimate_memory_usage`."""
     return scheduler.estimate_memory_usage()
+
+
+def apply_mixed_precision(model: Model, config: MixedPrecisionConfig) -> Conversion:
+    """Quantize an open model's weights anew, a type for each group; see :meth:`hyperion.Model.apply_mixed_precision`."""
+    return model.apply_mixed_precision(config)

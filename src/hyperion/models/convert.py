@@ -21,12 +21,15 @@ from hyperion.formats import Container, TensorInfo, open_container
 from hyperion.formats.gguf import Metadata
 from hyperion.formats.native import NativeTensor, NativeWriter
 from hyperion.formats.writing import GGUFWriter, TensorLayout, Typed
+from hyperion.io import AtomicFile
 from hyperion.models.architectures import config_from_metadata, describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
 from hyperion.models.convert_vocabulary import vocabulary_metadata
-from hyperion.models.quantize_rows import check_method, encode_rows
+from hyperion.models.mixed import MixedPrecisionConfig
+from hyperion.models.quantize_rows import encode_rows
+from hyperion.models.recipe import Recipe
 
-__all__ = ["Conversion", "convert", "estimate_conversion"]
+__all__ = ["Conversion", "ConversionJob", "convert", "estimate_conversion"]
 
 SUFFIXES = {".hyperion": "hyperion", ".tmai": "hyperion", ".gguf": "gguf"}
 SLAB_WEIGHTS = 1 << 20
@@ -96,15 +99,16 @@ class _Tensor:
     matrix: bool
     heads: int = 0  # rows are reordered within so many heads, see _rotate
     values: np.ndarray | None = None
+    method: str | None = None
 
     @property
     def kind(self) -> Any:
         return quant.block_type(self.type)
 
-    def slab_rows(self) -> int:
-        """Rows that are converted together: whole panels, and whole heads where rows are reordered."""
+    def slab_rows(self, weights: int = SLAB_WEIGHTS) -> int:
+        """Rows of about so many weights that are converted together: whole panels, and whole heads where rows are reordered."""
         unit = PANEL if not self.heads else math.lcm(PANEL, self.rows // self.heads)
-        return max(unit, SLAB_WEIGHTS // self.cols // unit * unit)
+        return max(unit, weights // self.cols // unit * unit)
 
 
 def convert(
@@ -114,6 +118,7 @@ def convert(
     format: str | None = None,
     *,
     method: str | None = None,
+    mixed: MixedPrecisionConfig | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Write a model to another file, in another format or with another numeric type.
@@ -131,6 +136,9 @@ def convert(
     method : str, optional
         How scales are found: "absmax", "mse" or "hqq" (see :class:`hyperion.QuantizationConfig`), for the types of which
         there are such ("hqq" makes q4_1); by default the type's own way.
+    mixed : MixedPrecisionConfig, optional
+        A type for each group of matrices in place of one for all; `method` is then that of its int4 matrices, which "hqq"
+        makes q4_1.
     progress : callable, optional
         Called with (bytes written, bytes in all) of tensors.
 
@@ -155,7 +163,7 @@ def convert(
     type that does; :attr:`Conversion.replaced` names them.
     """
     with open_container(src) as container:
-        job = _Job(container, dst, type, format, method)
+        job = ConversionJob(container, dst, Recipe(type, method, mixed), format)
         job.run(progress)
         return job.summary()
 
@@ -166,25 +174,41 @@ def estimate_conversion(
     type: str | None = None,
     format: str | None = None,
     method: str | None = None,
+    mixed: MixedPrecisionConfig | None = None,
 ) -> Conversion:
     """What :func:`convert` would write: the exact sizes and types. Nothing is written, and no weight is read."""
     with open_container(src) as container:
-        return _Job(container, dst, type, format, method).summary()
+        return ConversionJob(container, dst, Recipe(type, method, mixed), format).summary()
 
 
-class _Job:
-    """One conversion, planned when it is made."""
+class ConversionJob:
+    """One conversion, planned when it is made.
+
+    Parameters
+    ----------
+    container : Container
+    dst : path
+    recipe : Recipe
+    format : str, optional
+        By default what the suffix of `dst` says.
+    file : AtomicFile, optional
+        Where to write, in place of `dst`.
+    slab_weights : int
+        Weights that are in memory at a time, as far as single panels allow.
+    """
 
     def __init__(
-        self, container: Container, dst: str | os.PathLike[str], type: str | None, format: str | None, method: str | None
+        self,
+        container: Container,
+        dst: str | os.PathLike[str],
+        recipe: Recipe,
+        format: str | None = None,
+        file: AtomicFile | None = None,
+        slab_weights: int = SLAB_WEIGHTS,
     ) -> None:
-        self.container, self.path, self.method = container, os.fspath(dst), method
+        self.container, self.path, self.recipe, self.file = container, os.fspath(dst), recipe, file
+        self.slab_weights = slab_weights
         self.format = _format(self.path, format)
-        self.wanted = None if type is None else quant.block_type(_type_name(type))
-        if method is not None and self.wanted is None:
-            raise InvalidArgumentError("a method needs a type to quantize to")
-        if self.wanted is not None:
-            check_method(self.wanted.name, method)
         self.replaced: dict[str, str] = {}
         self.files: dict[str, File] = {}
         config, infos = describe_model(container)
@@ -222,11 +246,12 @@ class _Job:
     def _matrix(self, infos: Mapping[str, TensorInfo], name: str, rows: int, cols: int, layer: int, heads: int = 0) -> _Tensor:
         info = infos[name]
         source = _supported(info)
-        target = self.wanted or source
+        wanted, method = self.recipe.target(name, self.config.tied)
+        target = source if wanted is None else quant.TYPES[wanted]
         while cols % target.block_len:
-            target = quant.TYPES[FALLBACKS.get(target.name, "f16")]
+            target, method = quant.TYPES[FALLBACKS.get(target.name, "f16")], None
             self.replaced[name] = target.name
-        return _Tensor(name, layer, rows, cols, target.id, info, True, heads)
+        return _Tensor(name, layer, rows, cols, target.id, info, True, heads, method=method)
 
     def _vector(self, infos: Mapping[str, TensorInfo], name: str, length: int, layer: int, heads: int = 0) -> _Tensor:
         if _supported(infos[name]).name not in ("f32", "f16", "bf16"):
@@ -240,7 +265,7 @@ class _Job:
             if t.matrix:
                 sizes[t.type] = sizes.get(t.type, 0) + t.rows * t.cols
         main = quant.block_type(max(sizes, key=lambda number: sizes[number]))
-        same = self.wanted is None and isinstance(self.container.metadata, Metadata)
+        same = self.recipe.keeps_types and isinstance(self.container.metadata, Metadata)
         old = self.container.metadata.get("general.file_type") if same else None
         self.metadata["general.file_type"] = Typed(_U32, old if type(old) is int and 0 <= old < 1 << 32 else FILE_TYPES[main.name])
         self.metadata["general.quantization_version"] = Typed(_U32, 2)
@@ -248,12 +273,12 @@ class _Job:
     def _writer(self) -> Any:
         if self.format == "hyperion":
             table = [NativeTensor(t.name, t.type, t.rows, t.cols, t.layer, t.matrix) for t in self.tensors]
-            return NativeWriter(self.path, self.metadata, table, checksums)
+            return NativeWriter(self.path, self.metadata, table, checksums, self.file)
         layouts = [
             TensorLayout(t.name, t.type, (t.rows, t.cols) if t.matrix else (t.cols,), t.rows * t.kind.row_bytes(t.cols))
             for t in self.tensors
         ]
-        return GGUFWriter(self.path, self.metadata, layouts)
+        return GGUFWriter(self.path, self.metadata, layouts, file=self.file)
 
     def summary(self) -> Conversion:
         """What is, or would be, in the file."""
@@ -269,8 +294,9 @@ class _Job:
         total, done = self.summary().nbytes, 0
         with self._writer() as writer:
             for tensor in self.tensors:
-                for first in range(0, tensor.rows, tensor.slab_rows()):
-                    n = min(tensor.slab_rows(), tensor.rows - first)
+                step = tensor.slab_rows(self.slab_weights)
+                for first in range(0, tensor.rows, step):
+                    n = min(step, tensor.rows - first)
                     data = self._slab(tensor, first, n)
                     writer.write(data)
                     done += data.nbytes
@@ -290,9 +316,8 @@ class _Job:
             raw = _rotate(raw.reshape(rows, -1), tensor.rows // tensor.heads).reshape(-1)
         if source.id != tensor.type:
             values = quant.dequantize(source, raw, rows, tensor.cols)
-            as_wanted = tensor.matrix and self.wanted is not None and tensor.type == self.wanted.id
             try:
-                raw = encode_rows(values, tensor.kind.name, self.method if as_wanted else None)
+                raw = encode_rows(values, tensor.kind.name, tensor.method)
             except InvalidArgumentError as error:
                 message = f"tensor {tensor.name!r} has weights too large for {tensor.kind.name}: {error}"
                 raise FormatError(message, tensor=tensor.name) from None
@@ -332,12 +357,6 @@ def _rotate(rows: np.ndarray, head_dim: int) -> np.ndarray:
     """From rotary pairs half a head apart to neighbours: row j * head_dim / 2 + i of a head becomes row 2 * i + j."""
     heads = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
-
-
-def _type_name(type: object) -> str:
-    if not isinstance(type, str) or type.lower() not in quant.TYPES:
-        raise InvalidArgumentError(f"type is {type!r:.40}, expected one of {', '.join(quant.TYPES)}")
-    return type.lower()
 
 
 def _format(path: str | bytes, given: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ from hyperion._kernels.nn import Runtime, Shape, head_scratch_bytes
 from hyperion._kernels.pool import rounded
 from hyperion._kernels.threads import Team
 from hyperion.errors import FormatError, HyperionRuntimeError, InvalidArgumentError
-from hyperion.formats import Container, open_container
+from hyperion.formats import Container, TensorInfo, open_container
+from hyperion.io import SpoolFile
 from hyperion.loading.progressive import ProgressiveLoader
 from hyperion.memory import (
     MemoryBudget,
@@ -28,8 +29,12 @@ from hyperion.memory import (
 )
 from hyperion.models.architectures import describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
+from hyperion.models.convert import Conversion, ConversionJob
 from hyperion.models.layers import EngineLayers, SteppedLayers
+from hyperion.models.mixed import MixedPrecisionConfig
 from hyperion.models.prediction import Prediction, probe_compute, probe_stream
+from hyperion.models.recipe import Recipe
+from hyperion.models.rewrite import rewrite
 from hyperion.models.session import Session
 from hyperion.models.weights import ModelWeights, layer_sizes
 from hyperion.scheduling.execution import LayerSchedulerConfig
@@ -86,6 +91,7 @@ class Transformer:
         self._logits: Any = None
         self._reserved: dict[str, Reservation] = {}
         self._kv_reservation: Reservation | None = None
+        self._spool: SpoolFile | None = None
         self.scheduler: Any = None
         self.path = os.fspath(path)
         self.threads = _thread_count(threads)
@@ -98,7 +104,7 @@ class Transformer:
         try:
             self.config, self._tensors = describe_model(self.container)
             self.context_length = _context(context_length, self.config)
-            self.shape = _shape(self.config, kv_type)
+            self.shape = self._make_shape()
             self.team = Team(self.threads)
             self.runtime = Runtime(self.team, simd)
             self.tokenizer: Tokenizer
@@ -110,18 +116,17 @@ class Transformer:
     # ---- opening -------------------------------------------------------------------------------------------------
 
     def _open(self, limit: int, progress: Callable[[int, int], None] | None) -> None:
-        layers = layer_sizes(self.config, self._tensors)
         building = _tokenizer_bytes(self.container, building=True)
         vectors = sum(n for i in range(self.config.layers) for _, n in self.config.vectors(i).values()) + self.config.dim
         self._sizes = ModelSizes(
-            layers=layers,
+            layers=layer_sizes(self.config, self._tensors),
             fixed={
                 "norms and biases": vectors * 4,
                 "tokenizer": _tokenizer_bytes(self.container, building=False),
                 "runtime": RUNTIME_BYTES,
             },
             opening=vectors * 4 + building + RUNTIME_BYTES,
-            embedding=0 if self.config.tied else self._tensors[self.config.embedding[0]].nbytes,
+            embedding=self._embedding_bytes(self.config, self._tensors),
             kv=lambda n: self.config.layers * self.shape.kv_bytes(n),
             scratch=self._pass_bytes,
             logits=lambda n: n * self.config.vocab_size * 4 + head_scratch_bytes(self.config.dim, n),
@@ -132,14 +137,32 @@ class Transformer:
         self._reserved["tokenizer"].resize(self._sizes.fixed["tokenizer"])
         self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
         self._allocate_workspace()
-        self._weights = ModelWeights(
-            self.container, self._tensors, self.config, self.shape, layers, self.plan, self.budget, self._io, progress
-        )
-        self.runtime.set_source(self._weights.ring)
-        self._frequencies = rope_frequencies(self.config, self._weights.rope_factors)
+        self._open_weights(progress)
         self._layers = EngineLayers(self)
         LayerScheduler(self, LayerSchedulerConfig(enable_checkpointing=False))  # sets self.scheduler
         self.loader = ProgressiveLoader(model=self)
+
+    def _make_shape(self) -> Shape:
+        """The blocks' sizes and constants."""
+        config = self.config
+        return Shape(
+            dim=config.dim, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, ffn_dim=config.ffn_dim,
+            rot=config.rot, interleaved=config.interleaved, gelu=config.gelu, eps=config.norm_eps, scale=config.scale,
+            kv_type=self._kv_type,
+        )  # fmt: skip
+
+    @staticmethod
+    def _embedding_bytes(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> int:
+        """Bytes of an embedding that is a matrix of its own."""
+        return 0 if config.tied else tensors[config.embedding[0]].nbytes
+
+    def _open_weights(self, progress: Callable[[int, int], None] | None) -> None:
+        """Pin and schedule the container's weights as the plan says."""
+        self._weights = ModelWeights(
+            self.container, self._tensors, self.config, self.shape, self._sizes.layers, self.plan, self.budget, self._io, progress
+        )
+        self.runtime.set_source(self._weights.ring)
+        self._frequencies = rope_frequencies(self.config, self._weights.rope_factors)
 
     def _allocate_workspace(self) -> None:
         """What a pass works in, as large as the plan says."""
@@ -310,6 +333,59 @@ class Transformer:
             self.runtime.set_source(weights.ring)
             self.loader.apply_window()
         self.budget.set_limit(limit)
+
+    # ---- other weights -------------------------------------------------------------------------------------------
+
+    def apply_mixed_precision(
+        self,
+        config: MixedPrecisionConfig,
+        *,
+        method: str | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Conversion:
+        """Quantize the weights anew, a type for each group of matrices, and go on with them.
+
+        They are made layer by layer, within the model's budget, from the weights that the model has now, and go to a file
+        without a name that is gone when the model is closed; :meth:`save` keeps them. Sessions of the model are emptied: what
+        they had evaluated belongs to the weights before.
+
+        Parameters
+        ----------
+        config : MixedPrecisionConfig
+        method : str, optional
+            How the scales of int4 matrices are found, see :func:`hyperion.convert`.
+        folder : path, optional
+            Where the file's bytes are; by default the model's own folder, or the temporary one where that cannot be written.
+        progress : callable, optional
+            Called with (bytes written, bytes in all).
+
+        Returns
+        -------
+        Conversion
+            The types that the model has now, and their bytes.
+
+        Raises
+        ------
+        InvalidArgumentError, UnsupportedError
+            If the configuration or the method is not one.
+        MemoryBudgetError
+            If the budget cannot hold the model with these types.
+        HyperionIOError
+            If the file cannot be written.
+
+        Notes
+        -----
+        After an error the model is as before, apart from its sessions.
+        """
+        return rewrite(self, Recipe(None, method, config), folder, progress).summary
+
+    def save(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> Conversion:
+        """Write the weights that the model has now to a .hyperion or GGUF file; see :func:`hyperion.convert`."""
+        self._check_open()
+        job = ConversionJob(self.container, path, Recipe())
+        job.run(progress)
+        return job.summary()
 
     # ---- evaluation ----------------------------------------------------------------------------------------------
 
@@ -536,6 +612,8 @@ class Transformer:
             if self._kv_reservation is not None:
                 self._kv_reservation.release()
             self.container.close()
+            if self._spool is not None:
+                self._spool.discard()
             self.budget.close()
             self.runtime = self.team = None  # type: ignore[assignment]  # the threads end here, not when garbage is collected
 
@@ -586,14 +664,6 @@ def _context(wanted: int | None, config: ModelConfig) -> int:
     if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= config.context_length:
         raise InvalidArgumentError(f"context_length is {wanted!r}, expected an integer from 1 to the model's {config.context_length}")
     return wanted
-
-
-def _shape(config: ModelConfig, kv_type: str) -> Shape:
-    return Shape(
-        dim=config.dim, heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, ffn_dim=config.ffn_dim,
-        rot=config.rot, interleaved=config.interleaved, gelu=config.gelu, eps=config.norm_eps, scale=config.scale,
-        kv_type=kv_type,
-    )  # fmt: skip
 
 
 def _round64(n: int) -> int:

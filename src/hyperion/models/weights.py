@@ -401,10 +401,14 @@ class ModelWeights:
             self._map_reservation.release()
             self._map_reservation = None
 
-    def close(self) -> None:
-        """Stop reading and give every byte back."""
+    def unload(self) -> None:
+        """Stop reading and give every byte back; :meth:`apply` reads again."""
         self._drop_engine()
         for layer in range(len(self.pinned)):
             self._release(layer)
         self._release_embedding()
+
+    def close(self) -> None:
+        """Give everything back for good."""
+        self.unload()
         self.files = {}

@@ -1,0 +1,126 @@
+"""Other weights for an open model: made from those that it has, in a file of its own, within its budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hyperion.formats import open_container
+from hyperion.io import SpoolFile
+from hyperion.models.architectures import describe_model
+from hyperion.models.convert import SLAB_WEIGHTS, Conversion, ConversionJob
+from hyperion.models.recipe import Recipe
+from hyperion.models.weights import layer_sizes
+from hyperion.scheduling.plan import make_plan
+
+if TYPE_CHECKING:
+    from hyperion.models.transformer import Transformer
+
+__all__ = ["Rewrite", "rewrite"]
+
+SLAB_BYTES = 32
+"""Bytes that a weight takes on its way: as float32 with a copy or two, as codes, and in both files' blocks."""
+
+FEWEST_WEIGHTS = 1 << 15
+FIELDS = ("container", "_tensors", "config", "shape", "_sizes", "plan", "_weights", "_frequencies")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewrite:
+    """What :func:`rewrite` did: `summary` of the new file, and its tensors' job for those who need more."""
+
+    summary: Conversion
+    job: ConversionJob
+
+
+def rewrite(
+    model: Transformer,
+    recipe: Recipe,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Rewrite:
+    """Convert the weights of an open model and let it go on with the new ones; see `Transformer.apply_mixed_precision`.
+
+    The pinned weights are given back first, as the conversion reads the file again: old and new are never in memory together.
+    """
+    model._check_open()
+    with model._lock:
+        spool = _spool(model.path, folder)
+        try:
+            return _replace(model, recipe, spool, progress)
+        except BaseException:
+            spool.discard()
+            raise
+
+
+def _spool(path: str, folder: str | os.PathLike[str] | None) -> SpoolFile:
+    if folder is None:
+        beside = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+        folder = beside if os.access(beside, os.W_OK) else tempfile.gettempdir()
+    return SpoolFile(folder)
+
+
+def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any) -> Rewrite:
+    slab = _slab_weights(model)
+    job = ConversionJob(model.container, spool.path, recipe, "hyperion", spool, slab)
+    before = {name: getattr(model, name) for name in FIELDS}
+    weights = model._weights
+    assert weights is not None
+    for session in model._sessions:
+        session.truncate(0)
+    model.scheduler.drop_kept()
+    model._release_workspace()
+    model.runtime.set_source(None)
+    weights.unload()
+    try:
+        with model.budget.reserve("conversion", slab * SLAB_BYTES):
+            job.run(progress)
+        _take(model, spool.path)
+    except BaseException:
+        _restore(model, before)
+        raise
+    weights.close()
+    before["container"].close()
+    model._spool, old = spool, model._spool
+    if old is not None:
+        old.discard()
+    return Rewrite(job.summary(), job)
+
+
+def _slab_weights(model: Transformer) -> int:
+    """As many weights at a time as a share of the budget holds."""
+    budget = model.plan.budget // 8 // SLAB_BYTES
+    return max(FEWEST_WEIGHTS, min(SLAB_WEIGHTS, budget))
+
+
+def _take(model: Transformer, path: str) -> None:
+    """Open what was written in place of what the model had; the budget and the open sessions stay."""
+    limit = model.plan.budget
+    model.container = open_container(path)
+    try:
+        model.config, model._tensors = describe_model(model.container)
+        model.shape = model._make_shape()
+        layers = layer_sizes(model.config, model._tensors)
+        embedding = model._embedding_bytes(model.config, model._tensors)
+        model._sizes = dataclasses.replace(model._sizes, layers=layers, embedding=embedding)
+        model.plan = make_plan(model._present_sizes(), limit, model.context_length)
+        model._allocate_workspace()
+        model._open_weights(None)
+    except BaseException:
+        model._release_workspace()
+        model.container.close()
+        raise
+    model.loader.apply_window()
+
+
+def _restore(model: Transformer, before: dict[str, Any]) -> None:
+    """The model as it was."""
+    for name, value in before.items():
+        setattr(model, name, value)
+    model._weights.apply(model.plan)  # type: ignore[union-attr]
+    model._allocate_workspace()
+    model.runtime.set_source(model._weights.ring)  # type: ignore[union-attr]
+    model.loader.apply_window()
