@@ -260,3 +260,46 @@ def test_output_that_cannot_encode_a_character_goes_on():
     code = "from hyperion.cli.common import emit; emit('caf\\u00e9 ok')"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
     assert done.stdout == b"caf? ok"
+
+
+def test_run_takes_its_settings_from_a_file_and_options_win(capsys, tmp_path):
+    path = tmp_path / "run.json"
+    sections = {
+        "load_model": {"threads": 1, "memory_budget": "64MB", "context_length": 64},
+        "GenerationConfig": {"temperature": 0, "max_length": 12, "stop": ["never this"]},
+        "MemoryOptimizerConfig": {"max_memory_budget": 40_000_000},
+        "ProgressiveLoaderConfig": {"prefetch_window": 1},
+        "LayerSchedulerConfig": {"memory_speed_tradeoff": 1.0},
+        "QuantizationConfig": {"bits": 4},
+    }
+    path.write_text(json.dumps(sections), encoding="utf-8")
+    assert main([*RUN, "--quiet"]) == 0
+    expected = capsys.readouterr().out
+    assert main(["run", "-p", "ROMEO:", "-c", str(path), "--json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["text"], found["tokens"]) == (expected, 12)
+    assert found["memory_budget"] == 40_000_000
+    assert main(["run", "-p", "ROMEO:", "-c", str(path), "--json", "-q", "--max-length", "3", "--memory-budget", "38MB"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"] == 3
+    assert expected.startswith(found["text"])
+    assert found["memory_budget"] == 38_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[GenerationConfig]\ntemprature = 1", "temprature"), ("[GenerationConfg]\nseed = 1", "GenerationConfg"), ("seed = 1", "seed"),
+        ("[load_model]\nbudget = 1", "budget"), ("[load_model]\npath = nowhere.gguf", "nowhere.gguf"), ("what", "line 1"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_does_not_fit_is_refused(capsys, tmp_path, text, said):
+    (tmp_path / "c.conf").write_text(text, encoding="utf-8")
+    assert said in refused(capsys, *RUN, "--config", tmp_path / "c.conf")
+
+
+def test_a_configuration_s_memory_is_set_up_before_the_model(tmp_path):
+    (tmp_path / "c.conf").write_text("[MemoryConfig]\nmax_pool_size = 1000000\ninitial_pool_size = 0\n", encoding="utf-8")
+    done = subprocess.run(command(*RUN, "--config", tmp_path / "c.conf"), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "1,000,000 bytes" in done.stderr

@@ -21,6 +21,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
+    from .config import Config, ConfigEntry, ConfigType, get_config_value, load_config, set_config_value
     from .functional import (
         add_layer_to_schedule,
         apply_mixed_precision,
@@ -134,6 +135,9 @@ __version__ = "0.1.0"
 _LAZY: dict[str, str] = {
     "CheckpointStrategy": "hyperion.scheduling",
     "Chunk": "hyperion.generation",
+    "Config": "hyperion.config",
+    "ConfigEntry": "hyperion.config",
+    "ConfigType": "hyperion.config",
     "Conversation": "hyperion.generation",
     "Conversion": "hyperion.models.convert",
     "DependencyType": "hyperion.scheduling",
@@ -200,6 +204,7 @@ _LAZY: dict[str, str] = {
     "generate_memory_report": "hyperion.memory",
     "generate_text": "hyperion.functional",
     "get_base_name": "hyperion.io",
+    "get_config_value": "hyperion.config",
     "get_dir_name": "hyperion.io",
     "get_layer_descriptor": "hyperion.functional",
     "get_layer_output": "hyperion.functional",
@@ -217,6 +222,7 @@ _LAZY: dict[str, str] = {
     "is_layer_executed": "hyperion.functional",
     "join_path": "hyperion.io",
     "list_dir": "hyperion.io",
+    "load_config": "hyperion.config",
     "load_layer": "hyperion.functional",
     "load_model": "hyperion.generation",
     "mark_layer_output_unneeded": "hyperion.functional",
@@ -231,6 +237,7 @@ _LAZY: dict[str, str] = {
     "release_layer_weights": "hyperion.functional",
     "reset_layer_priorities": "hyperion.functional",
     "reset_scheduler": "hyperion.functional",
+    "set_config_value": "hyperion.config",
     "set_layer_checkpointing_strategy": "hyperion.functional",
     "set_layer_priority": "hyperion.functional",
     "set_memory_speed_tradeoff": "hyperion.functional",
@@ -242,6 +249,9 @@ _LAZY: dict[str, str] = {
 __all__ = [
     "CheckpointStrategy",
     "Chunk",
+    "Config",
+    "ConfigEntry",
+    "ConfigType",
     "Conversation",
     "Conversion",
     "DependencyType",
@@ -317,6 +327,7 @@ __all__ = [
     "generate_memory_report",
     "generate_text",
     "get_base_name",
+    "get_config_value",
     "get_dir_name",
     "get_error_message",
     "get_layer_descriptor",
@@ -335,6 +346,7 @@ __all__ = [
     "is_layer_executed",
     "join_path",
     "list_dir",
+    "load_config",
     "load_layer",
     "load_model",
     "mark_layer_output_unneeded",
@@ -349,6 +361,7 @@ __all__ = [
     "release_layer_weights",
     "reset_layer_priorities",
     "reset_scheduler",
+    "set_config_value",
     "set_error_handler",
     "set_layer_checkpointing_strategy",
     "set_layer_priority",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .config import get_config_value, load_config, set_config_value
 from .generation import GenerationConfig, Model
 from .io import (
     create_dir,
@@ -78,6 +79,7 @@ __all__ = [
     "generate_memory_report",
     "generate_text",
     "get_base_name",
+    "get_config_value",
     "get_dir_name",
     "get_layer_descriptor",
     "get_layer_output",
@@ -95,6 +97,7 @@ __all__ = [
     "is_layer_executed",
     "join_path",
     "list_dir",
+    "load_config",
     "load_layer",
     "mark_layer_output_unneeded",
     "optimize_memory_usage",
@@ -107,6 +110,7 @@ __all__ = [
     "release_layer_weights",
     "reset_layer_priorities",
     "reset_scheduler",
+    "set_config_value",
     "set_layer_checkpointing_strategy",
     "set_layer_priority",
     "set_memory_speed_tradeoff",

@@ -17,8 +17,8 @@ from hyperion.cli.common import (
     progress_bar,
     read_text,
     sampling_options,
-    settings_of,
 )
+from hyperion.cli.settings import Settings, config_option
 
 HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops an answer."
 
@@ -30,22 +30,25 @@ HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops a
     "--template", metavar="FILE", help='A Jinja chat template instead of the model\'s own, or "plain" for a transcript.'
 )
 @sampling_options(max_length=512)
+@config_option
 @engine_options
-def command(model: str | None, system: str | None, template: str | None, **options: Any) -> None:
+def command(model: str | None, system: str | None, template: str | None, config_file: str | None, **options: Any) -> None:
     """Talk with a chat model. Without MODEL, the small model that ships in the package.
 
     Every line of standard input is a message; only the answers go to standard output. A model without a chat template gets
     the plain one, a transcript in which a blank line ends an answer. What no longer fits the context is forgotten, the
     oldest first.
     """
-    from hyperion import GenerationConfig, load_model
+    from hyperion import load_model
 
-    engine, settings = settings_of(options)
-    config = GenerationConfig(**settings)
+    settings = Settings(config_file)
+    engine, config = settings.of(options)
     source = read_text(template) if template not in (None, "plain") else template
-    with model_path(model) as path, progress_bar("loading", "B") as progress:
+    settings.prepare()
+    with model_path(model or settings.path) as path, progress_bar("loading", "B") as progress:
         loaded = load_model(path, **engine, progress=progress)
     with loaded:
+        settings.apply(loaded)
         if source is None and loaded.tokenizer.chat_template is None:
             note(f"{Path(loaded.path).name} has no chat template: using a plain transcript")
             source = "plain"

@@ -20,8 +20,8 @@ from hyperion.cli.common import (
     progress_bar,
     read_text,
     sampling_options,
-    settings_of,
 )
+from hyperion.cli.settings import Settings, config_option
 
 
 @click.command("run")
@@ -30,6 +30,7 @@ from hyperion.cli.common import (
 @click.option("-f", "--prompt-file", metavar="FILE", help="Read the prompt from a file.")
 @sampling_options()
 @click.option("--logprobs", type=int, help="With --json: this many likely tokens at every place, and all log probabilities.")
+@config_option
 @click.option("--plan", "show_plan", is_flag=True, help="Also print where the memory goes.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no figures.")
 @engine_options
@@ -38,6 +39,7 @@ def command(
     model: str | None,
     prompt: str | None,
     prompt_file: str | None,
+    config_file: str | None,
     show_plan: bool,
     quiet: bool,
     json_output: bool,
@@ -46,16 +48,21 @@ def command(
     """Continue a prompt. Without MODEL, the small model that ships in the package.
 
     MODEL is a .gguf file or a Hugging Face directory. Only the text goes to standard output.
+
+    A configuration file has the section load_model (path, memory_budget, threads, ...) and those of the classes
+    GenerationConfig, MemoryConfig, MemoryOptimizerConfig, ProgressiveLoaderConfig and LayerSchedulerConfig.
     """
-    from hyperion import GenerationConfig, load_model
+    from hyperion import load_model
 
     text = find_prompt(prompt, prompt_file)
-    engine, settings = settings_of(options)
-    config = GenerationConfig(**settings)
+    settings = Settings(config_file)
+    engine, config = settings.of(options)
     watch = MemoryWatch()
-    with model_path(model) as path, progress_bar("loading", "B") as progress:
+    settings.prepare()
+    with model_path(model or settings.path) as path, progress_bar("loading", "B") as progress:
         loaded = load_model(path, **engine, progress=progress)
     with loaded:
+        settings.apply(loaded)
         if show_plan:
             note(str(loaded.plan))
         run = generate(loaded, text, config, echo=not json_output)
