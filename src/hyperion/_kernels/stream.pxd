@@ -25,9 +25,11 @@ cdef extern from "stream/ring.h" nogil:
 
     double hyp_seconds()
     int hyp_file_state(int fd, int64_t *state)
+    void hyp_read_in_order(int fd)
+    void hyp_drop_cache(int fd, uint64_t offset, size_t n)
 
     ctypedef struct hyp_extent:
-        const hyp_file *file
+        hyp_file *file
         uint64_t offset
         int type, packed, check
         size_t rows, cols
@@ -41,6 +43,7 @@ cdef extern from "stream/ring.h" nogil:
     size_t hyp_extent_buffer_bytes(const hyp_extent *e)
     int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                         hyp_read_stats *stats, int *error)
+    void hyp_drop_behind(const hyp_extent *e, uint64_t lag)
     void hyp_reader_inject(int64_t n, int error)
 
     ctypedef struct hyp_ring:

@@ -20,6 +20,9 @@ from hyperion.errors import (
 IO_MODES = {"direct": HYP_IO_DIRECT, "buffered": HYP_IO_BUFFERED, "auto": HYP_IO_AUTO}
 DIRECT_ALIGN = HYP_DIRECT_ALIGN
 
+cdef enum:
+    READ_LAG = 16 << 20  # a few threads pin weights side by side, in reads of some MiB each
+
 
 cdef class File:
     """An open file for positioned reads, with a second descriptor that bypasses the page cache where there is such."""
@@ -41,6 +44,7 @@ cdef class File:
             raise HyperionIOError(f"cannot open {self.path!r}: {error.strerror}", path=self.path) from None
         if hyp_file_state(self.c.buffered, self.c.state):
             raise HyperionIOError(f"cannot read the state of {self.path!r}", path=self.path)
+        hyp_read_in_order(self.c.buffered)
 
     def __dealloc__(self):
         self._close()
@@ -51,6 +55,11 @@ cdef class File:
         if self.c.direct >= 0:
             os.close(self.c.direct)
         self.c.buffered = self.c.direct = -1
+
+    def drop_cache(self):
+        """Give back the file's pages that the system still caches."""
+        if self.c.buffered >= 0:
+            hyp_drop_cache(self.c.buffered, 0, 0)
 
     @property
     def has_direct(self):
@@ -119,6 +128,7 @@ def read_rows(File file, int type, size_t offset, size_t rows, size_t cols, uint
     try:
         with nogil:
             status = hyp_extent_read(&e, 0, &out[0], temp, &panels, &stats, &error)
+            hyp_drop_behind(&e, READ_LAG)
     finally:
         free(temp)
     if status == HYP_ERROR_IO:

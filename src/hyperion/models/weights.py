@@ -309,6 +309,8 @@ class ModelWeights:
                     progress(done, total)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            for file in self.files.values():
+                file.drop_cache()
 
     def _read(self, job: Any) -> int:
         layer, (info, m, first, last, view, at) = job

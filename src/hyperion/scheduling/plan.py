@@ -22,6 +22,12 @@ CHUNKS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 SLOTS = 4
 """Ring slots: one computed with, the others being filled."""
 
+LEAST_SLOT, GOOD_SLOT = 1 << 18, 1 << 20
+"""A slot of the smallest plan, and one that reads at most of a disk's speed and so comes before pinning anything, in bytes;
+less for a model whose weights are not many times the ring."""
+
+SLOTS_IN_WEIGHTS = 256
+
 SLOT_SLACK = 8192
 """Direct reads start and end at multiples of the disk's block."""
 
@@ -243,7 +249,8 @@ def _resident(sizes: ModelSizes, budget: int, context: int, batch: int) -> Memor
 
 def _least_slot(sizes: ModelSizes) -> int:
     """A slot holds at least one panel of every matrix."""
-    return _round_up(max(m.panel_bytes for layer in sizes.layers for m in layer.matrices) + SLOT_SLACK, PAGE)
+    panel = max(m.panel_bytes for layer in sizes.layers for m in layer.matrices)
+    return _round_up(max(panel + SLOT_SLACK, min(LEAST_SLOT, sizes.weights // SLOTS_IN_WEIGHTS)), PAGE)
 
 
 def _round_up(n: int, to: int) -> int:
@@ -254,7 +261,7 @@ def _least(sizes: ModelSizes, context: int, batch: int) -> MemoryPlan:
     """Nothing pinned, the smallest ring, one token of every sequence a pass."""
     none = tuple(tuple(0 for _ in layer.matrices) for layer in sizes.layers)
     return _assemble(
-        sizes, 0, context, batch, batch, embedding_pinned=False, pinned=none, slots=2, slot_bytes=_least_slot(sizes)
+        sizes, 0, context, batch, batch, embedding_pinned=False, pinned=none, slots=SLOTS, slot_bytes=_least_slot(sizes)
     )
 
 
@@ -275,7 +282,8 @@ def _streamed(sizes: ModelSizes, budget: int, context: int, batch: int, least: M
     chunk = _chunk(sizes, batch, max(spare // CHUNK_SHARE, min(sizes.scratch(few), spare // FEW)))
     rows = _logits_rows(sizes, chunk, batch, max(spare // LOGITS_SHARE, min(sizes.logits(few), spare // FEW)))
     # the ring's share grows with the budget until its slots are as large as a disk likes
-    slot = min(MAX_SLOT, max(least.slot_bytes, _round_up(spare // RING_SHARE // SLOTS, PAGE)))
+    slot = max(spare // RING_SHARE // SLOTS, min(GOOD_SLOT, spare // 2 // SLOTS, sizes.weights // SLOTS_IN_WEIGHTS))
+    slot = max(least.slot_bytes, min(MAX_SLOT, _round_up(slot, PAGE)))
     plan = dataclasses.replace(least, budget=budget, chunk=chunk, logits_rows=rows, slots=SLOTS, slot_bytes=slot)
     bare = _repin(sizes, plan, least.pinned)
     if bare.total > budget:  # barely above the floor

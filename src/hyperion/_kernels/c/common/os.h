@@ -59,6 +59,7 @@ HYP_INLINE int64_t hyp_read_at(int fd, void *buffer, size_t n, uint64_t offset)
     return (int64_t)got;
 }
 HYP_INLINE void hyp_drop_cache(int fd, uint64_t offset, size_t n) { (void)fd, (void)offset, (void)n; }
+HYP_INLINE void hyp_read_in_order(int fd) { (void)fd; }
 
 /* What tells one state of a file from another: size, time of change, links. */
 HYP_INLINE int hyp_file_state(int fd, int64_t state[3])
@@ -133,6 +134,16 @@ HYP_INLINE void hyp_drop_cache(int fd, uint64_t offset, size_t n)
     posix_fadvise(fd, (off_t)offset, (off_t)n, POSIX_FADV_DONTNEED);
 #else
     (void)fd, (void)offset, (void)n;
+#endif
+}
+
+/* Reads will go forward: read further ahead. */
+HYP_INLINE void hyp_read_in_order(int fd)
+{
+#if defined(POSIX_FADV_SEQUENTIAL)
+    posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+#else
+    (void)fd;
 #endif
 }
 

@@ -90,6 +90,25 @@ static int check_panels(const hyp_extent *e, const uint8_t *panels, int *error)
     return HYP_OK;
 }
 
+void hyp_drop_behind(const hyp_extent *e, uint64_t lag)
+{
+#if defined(_WIN32)
+    (void)e, (void)lag;
+#else
+    enum { RUN = 2 << 20 };
+    hyp_file *file = e->file;
+    const uint64_t end = e->offset + file_bytes(e);
+    uint64_t from = __atomic_load_n(&file->dropped, __ATOMIC_RELAXED), to = e->offset / RUN * RUN;
+    const int back = end + lag < from; /* the next pass has begun */
+    if (!back) {
+        if (end < from + lag + RUN) return;
+        to = (end - lag) / RUN * RUN;
+    }
+    if (__atomic_compare_exchange_n(&file->dropped, &from, to, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        hyp_drop_cache(file->buffered, from, back ? 0 : (size_t)(to - from)); /* 0: to the end of the file */
+#endif
+}
+
 int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                     hyp_read_stats *stats, int *error)
 {
@@ -104,7 +123,6 @@ int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *t
         status = read_all(e->file->direct, buffer, whole, shift + n, e->offset - shift, error);
     } else {
         status = read_all(e->file->buffered, buffer, n, n, e->offset, error);
-        hyp_drop_cache(e->file->buffered, e->offset, n);
     }
     stats->bytes_read = whole;
     stats->seconds = hyp_seconds() - start;

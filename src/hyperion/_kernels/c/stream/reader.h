@@ -10,11 +10,12 @@
 typedef struct {
     int buffered, direct;    /* descriptors; direct is -1 where the system has no such reads */
     int64_t state[3];        /* hyp_file_state when the file was opened */
+    uint64_t dropped;        /* the page cache before this offset has been given back */
 } hyp_file;
 
 /* A run of rows of one matrix. `rows` past the end of the matrix do not exist; the last panel may be short. */
 typedef struct {
-    const hyp_file *file;
+    hyp_file *file;
     uint64_t offset; /* of the first row */
     int type, packed; /* packed: the file holds panels already */
     int check;        /* look for scales (float types: values) that are not finite, and compare checksums */
@@ -38,6 +39,11 @@ size_t hyp_extent_buffer_bytes(const hyp_extent *e);
 enum { HYP_READ_CHANGED = -1, HYP_READ_NOT_FINITE = -2, HYP_READ_DAMAGED = -3 };
 int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                     hyp_read_stats *stats, int *error);
+
+/* Give the page cache behind a buffered read of an extent back, all but the last `lag` bytes, which other readers may still
+ * want. The kernel reads ahead in large folios: dropping every read at once would split each of them, which costs several
+ * times what the read does. */
+void hyp_drop_behind(const hyp_extent *e, uint64_t lag);
 
 /* Testing: let the nth read from now on fail with this errno (0: a short file); n = 0 switches it off. */
 void hyp_reader_inject(int64_t n, int error);

@@ -2,7 +2,9 @@
 
 #include <stdlib.h>
 
-enum { MAX_READERS = 16, POLL_MS = 20, EXPLORE = 16 }; /* every 16th chunk tries the mode that seems slower */
+enum { MAX_READERS = 16, POLL_MS = 20 };
+enum { TRIAL_BYTES = 24 << 20, OFTEN = 16, RARELY = 256 }; /* a trial of the other mode, and trials' lengths from one to the next */
+#define LEAST_LAG ((uint64_t)4 << 20)
 
 typedef struct {
     uint64_t chunk; /* absolute: pass * chunks + chunk */
@@ -25,7 +27,11 @@ struct hyp_ring {
     uint8_t *memory, *temp;
     size_t temp_bytes, slots, slot_bytes, readers, window;
     slot_state *slot;
-    int io;
+    int io, direct;                            /* direct: the mode that has been faster of late */
+    uint64_t begun, trial, mark, length, every; /* chunks: begun; a trial's first; first measured; in a trial; between trials */
+    double active, active_since, mark_active;  /* seconds in which a reader was busy; until the mark */
+    uint64_t mark_bytes;
+    uint64_t lag;                 /* bytes of page cache behind a buffered read that other readers may want */
     hyp_mutex lock;
     hyp_cond filled, freed;
     uint64_t next_fill, next_use; /* absolute chunks: the next to be read, the oldest still in use */
@@ -67,6 +73,10 @@ hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memor
     if (slots > r->chunks) slots = r->chunks; /* a piece is in the ring once at a time */
     r->memory = memory, r->slots = r->window = slots, r->slot_bytes = slot_bytes, r->io = io;
     r->readers = readers < MAX_READERS ? readers : MAX_READERS;
+    r->length = TRIAL_BYTES / slot_bytes < 4 ? 4 : TRIAL_BYTES / slot_bytes;
+    r->direct = 1, r->trial = r->length, r->mark = r->length / 2, r->every = OFTEN;
+    r->lag = 2 * (uint64_t)slots * slot_bytes;
+    if (r->lag < LEAST_LAG) r->lag = LEAST_LAG;
     r->temp_bytes = largest_panel(pieces, n);
     r->first = calloc(r->chunks + 1, sizeof *r->first);
     r->panels = calloc(n, sizeof *r->panels);
@@ -95,26 +105,37 @@ static int file_changed(const hyp_file *file)
     return hyp_file_state(file->buffered, now) || memcmp(now, file->state, sizeof now);
 }
 
-/* Direct or buffered: the one that has been faster of late; now and then the other, because disks change their mind. */
-static int choose_direct(const hyp_ring *r, uint64_t chunk, const hyp_file *file)
+static double active_seconds(const hyp_ring *r) { return r->active + (r->busy ? hyp_seconds() - r->active_since : 0); }
+
+/* What all readers together reached since the mark. */
+static void measure(hyp_ring *r, int direct)
 {
-    if (file->direct < 0 || r->io == HYP_IO_BUFFERED) return 0;
-    if (r->io == HYP_IO_DIRECT) return 1;
-    if (r->stats.direct_rate == 0) return 1;
-    if (r->stats.buffered_rate == 0) return 0;
-    const int direct = r->stats.direct_rate >= r->stats.buffered_rate;
-    return chunk % EXPLORE == EXPLORE - 1 ? !direct : direct;
+    const double seconds = active_seconds(r) - r->mark_active;
+    if (seconds > 0)
+        *(direct ? &r->stats.direct_rate : &r->stats.buffered_rate) = (double)(r->stats.bytes_used - r->mark_bytes) / seconds;
 }
 
-static void note_rate(double *rate, const hyp_read_stats *s)
+/* Direct or buffered, for the next chunk: the one that has been faster of late; now and then a run of chunks by the other, because
+ * disks change their mind. The first half of a run is not measured: the system starts to read ahead, or stops. Trials that change
+ * nothing become rarer. The lock is held. */
+static int choose_direct(hyp_ring *r)
 {
-    if (s->seconds <= 0) return;
-    const double now = (double)s->bytes_read / s->seconds;
-    *rate = *rate == 0 ? now : 0.8 * *rate + 0.2 * now;
+    if (r->io != HYP_IO_AUTO) return r->io == HYP_IO_DIRECT;
+    const uint64_t chunk = r->begun++;
+    if (chunk == r->mark) r->mark_active = active_seconds(r), r->mark_bytes = r->stats.bytes_used;
+    if (chunk == r->trial) measure(r, r->direct), r->mark = chunk + r->length / 2;
+    if (chunk == r->trial + r->length) {
+        const int before = r->direct;
+        measure(r, !before);
+        r->direct = r->stats.direct_rate >= r->stats.buffered_rate;
+        r->every = r->direct != before ? OFTEN : r->every < RARELY ? 2 * r->every : RARELY;
+        r->trial = chunk + r->every * r->length, r->mark = chunk + r->length / 2;
+    }
+    return chunk >= r->trial ? !r->direct : r->direct;
 }
 
 /* Read every piece of a chunk into its slot. The lock is not held. */
-static int fill(hyp_ring *r, uint64_t chunk, size_t slot, uint8_t *temp, int64_t *piece, int *error)
+static int fill(hyp_ring *r, uint64_t chunk, size_t slot, int mode, uint8_t *temp, int64_t *piece, int *error)
 {
     const size_t c = (size_t)(chunk % r->chunks);
     for (size_t i = r->first[c]; i < r->first[c + 1]; i++) {
@@ -123,16 +144,14 @@ static int fill(hyp_ring *r, uint64_t chunk, size_t slot, uint8_t *temp, int64_t
         *piece = (int64_t)i;
         *error = HYP_READ_CHANGED;
         if (i == r->first[c] && file_changed(p->extent.file)) return HYP_ERROR_IO;
-        hyp_lock(&r->lock);
-        const int direct = choose_direct(r, chunk, p->extent.file);
-        hyp_unlock(&r->lock);
+        const int direct = mode && p->extent.file->direct >= 0;
         hyp_extent extent = p->extent;
         extent.check = chunk < r->chunks; /* the file is checked for changes, so once is enough */
         const int status =
             hyp_extent_read(&extent, direct, r->memory + slot * r->slot_bytes + p->at, temp, &r->panels[i], &s, error);
         if (status != HYP_OK) return status;
+        if (!direct) hyp_drop_behind(&p->extent, r->lag);
         hyp_lock(&r->lock);
-        note_rate(direct ? &r->stats.direct_rate : &r->stats.buffered_rate, &s);
         r->stats.bytes_read += s.bytes_read;
         r->stats.bytes_used += hyp_extent_panel_bytes(&p->extent);
         r->stats.read_seconds += s.seconds;
@@ -153,13 +172,14 @@ static HYP_THREAD_RESULT read_on(void *arg)
         }
         const uint64_t chunk = r->next_fill++;
         const size_t slot = (size_t)(chunk % r->slots);
-        r->busy++;
+        const int direct = choose_direct(r);
+        if (r->busy++ == 0) r->active_since = hyp_seconds();
         hyp_unlock(&r->lock);
         int64_t piece = 0;
         int error = 0;
-        const int status = fill(r, chunk, slot, self->temp, &piece, &error);
+        const int status = fill(r, chunk, slot, direct, self->temp, &piece, &error);
         hyp_lock(&r->lock);
-        r->busy--;
+        if (--r->busy == 0) r->active += hyp_seconds() - r->active_since;
         if (status == HYP_OK) {
             const size_t c = (size_t)(chunk % r->chunks);
             r->slot[slot] = (slot_state){chunk, 1, r->first[c + 1] - r->first[c]};
