@@ -22,7 +22,11 @@ def test_mapped_weights_give_the_same_bits(shared, packed):
         np.testing.assert_array_equal(model.logits(IDS), expected)
         assert model.generate("ROMEO:", temperature=0, max_length=20) == text
         assert model.describe()["io"] == "mmap"
-        assert model.memory_stats.by_owner["mapped weights"] >= model.plan.weight_bytes
+        assert sum(n for owner, n in model.memory_stats.by_owner.items() if owner.startswith("mapped")) >= model.plan.weight_bytes
+        counts = [d.access_count for d in model.mapped.layers]
+        assert all(d.is_active for d in model.mapped.layers)
+        model.logits(IDS)
+        assert all(d.access_count > n for d, n in zip(model.mapped.layers, counts, strict=True))
         budget = model.budget
     assert budget.used == 0
 
@@ -42,5 +46,5 @@ def test_a_flipped_bit_is_found(packed, tmp_path):
         data[container.tensors["blk.2.ffn_down.weight"].offset + 1000] ^= 4
     damaged = tmp_path / "damaged.hyperion"
     damaged.write_bytes(data)
-    with pytest.raises(hyperion.FormatError, match="layer 2"):
+    with pytest.raises(hyperion.FormatError, match="block 2"):
         hyperion.load_model(damaged, io="mmap")

@@ -73,8 +73,9 @@ class MappedModel:
 
     Parameters
     ----------
-    path : str or PathLike
-        A GGUF or safetensors file, or a Hugging Face directory; the architecture need not be known.
+    path : str, PathLike or Container
+        A GGUF or safetensors file, or a Hugging Face directory; the architecture need not be known. A container that is open
+        already stays its owner's, who closes it after the mapped model.
     config : MmapConfig, optional
         Copied; :attr:`config` is the copy, whose fields may be set while the model is open.
     budget : MemoryBudget, optional
@@ -89,14 +90,19 @@ class MappedModel:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], config: MmapConfig | None = None, *, budget: MemoryBudget | None = None
+        self,
+        path: str | os.PathLike[str] | Container,
+        config: MmapConfig | None = None,
+        *,
+        budget: MemoryBudget | None = None,
     ) -> None:
         if config is not None and not isinstance(config, MmapConfig):
             raise InvalidArgumentError(f"config is {type(config).__name__}, expected MmapConfig or None")
         self.config = dataclasses.replace(config) if config is not None else MmapConfig()
         self._lock = threading.Condition(threading.RLock())
         self._closed = True
-        self.container: Container = open_container(path)
+        self._borrowed = isinstance(path, Container)
+        self.container: Container = path if isinstance(path, Container) else open_container(path)
         self._maps: dict[str, FileMapping] = {}
         try:
             for file in self.container.files:
@@ -229,6 +235,22 @@ class MappedModel:
             self._count_access(layer, hit)
         return LayerWeights(arrays, layer.infos, dequantize)
 
+    def count_pass(self) -> None:
+        """Count an access of every layer that is in memory: an engine that reads their arrays is about to use them all.
+
+        Raises
+        ------
+        HyperionIOError
+            If a file has changed.
+        """
+        with self._lock:
+            self._check_open()
+            for path in self.container.files:
+                self.container.check_unchanged(path)
+            for layer in self._layers:
+                if layer.descriptor.is_active:
+                    self._count_access(layer, True)
+
     def _wait_for(self, layer: Layer) -> None:
         """Until a layer that is on its way is there, or is not; signals are answered."""
         while layer.loading:
@@ -312,7 +334,8 @@ class MappedModel:
     def _close_files(self) -> None:
         for mapping in self._maps.values():
             mapping.close()
-        self.container.close()
+        if not self._borrowed:
+            self.container.close()
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from hyperion._kernels.threads import Team
 from hyperion.errors import FormatError, HyperionRuntimeError, InvalidArgumentError
 from hyperion.formats import Container, TensorInfo, open_container
 from hyperion.io import SpoolFile
+from hyperion.loading.mapped import MappedModel
 from hyperion.loading.progressive import ProgressiveLoader
 from hyperion.memory import (
     MemoryBudget,
@@ -121,7 +122,7 @@ class Transformer:
         self._sizes = ModelSizes(
             layers=layer_sizes(self.config, self._tensors),
             fixed={
-                "norms and biases": vectors * 4,
+                "norms and biases": vectors * 4 * (2 if self._io == "mmap" else 1),  # mapped with the layers, and as the kernels want them
                 "tokenizer": _tokenizer_bytes(self.container, building=False),
                 "runtime": RUNTIME_BYTES,
             },
@@ -472,6 +473,8 @@ class Transformer:
         finished = False
         try:
             self._layers.rewind_stream()
+            assert self._weights is not None
+            self._weights.begin_pass()
             self.scheduler.run_pass(work)
             finished = True
         finally:
@@ -558,6 +561,11 @@ class Transformer:
     def memory_stats(self) -> MemoryStats:
         """Bytes reserved now and at most, by owner."""
         return self.budget.stats()
+
+    @property
+    def mapped(self) -> MappedModel | None:
+        """The mapping that the weights are read from with ``io="mmap"``, None otherwise; it counts every pass."""
+        return self._weights.mapped if self._weights is not None else None
 
     @property
     def stream_stats(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ import numpy as np
 from hyperion._kernels import quant
 from hyperion._kernels.nn import Block, Matrix, Shape
 from hyperion._kernels.pool import PageBuffer
-from hyperion._kernels.stream import File, Ring, checksum, checksums, read_rows
+from hyperion._kernels.stream import File, Ring, checksum, read_rows
 from hyperion.errors import (
     FormatError,
     HyperionIOError,
@@ -21,6 +21,7 @@ from hyperion.errors import (
     UnsupportedError,
 )
 from hyperion.formats import Container, TensorInfo
+from hyperion.loading.mapped import MappedModel, MmapConfig
 from hyperion.loading.schedule import RingSchedule
 from hyperion.memory import MemoryBudget, allocate
 from hyperion.models.config import ModelConfig
@@ -124,8 +125,7 @@ class ModelWeights:
         self._embedding_buffer: Any = None
         self.ring: Ring | None = None
         self._ring_buffer: Any = None
-        self._maps: dict[str, np.ndarray] = {}
-        self._map_reservation: Any = None
+        self.mapped: MappedModel | None = None
         self.vectors = [self._layer_vectors(i) for i in range(config.layers)]
         self.output_norm = self._vector("output_norm.weight", config.dim)
         factors = tensors.get("rope_freqs.weight") if config.rope_factors else None
@@ -172,29 +172,26 @@ class ModelWeights:
             raise InvalidArgumentError(
                 f"io='mmap' needs a .hyperion file, whose weights are packed: tensor {plain.name!r} of {plain.path!r} is not"
             )
-        self._map_reservation = self.budget.reserve("mapped weights", plan.items["weights"] + plan.items["embedding"])
-        self._maps = {path: np.memmap(path, np.uint8, "r") for path in self.files}
+        largest = plan.items["weights"] + plan.items["embedding"] + self.vector_bytes
+        self.mapped = MappedModel(self.container, MmapConfig(max_cache_size=largest), budget=self.budget)
+        arrays: dict[str, np.ndarray] = {}
+        for i in range(self.mapped.layer_count):
+            arrays.update(self.mapped.get_layer_weights(i))
+        views = {name: arrays[info.name].reshape(-1) for name, info in self.tensors.items() if info.name in arrays}
         layers = [
-            {m.role: Matrix(m.type, m.rows, m.cols, self._mapped(name, m)) for name, m in zip(self._names(i), size.matrices, strict=True)}
+            {m.role: Matrix(m.type, m.rows, m.cols, views[name]) for name, m in zip(self._names(i), size.matrices, strict=True)}
             for i, size in enumerate(self.sizes)
         ]
         self.first_pieces = [0] * len(layers)
         name, rows, cols = self.config.embedding
-        size = _matrix_size("embedding", self.tensors[name], rows, cols)
-        self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, self._mapped(name, size))
+        self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, views[name])
         self.output = layers.pop()["output"]
         self.blocks = [Block(self.shape, m, v) for m, v in zip(layers, self.vectors, strict=True)]
 
-    def _mapped(self, name: str, m: MatrixSize) -> np.ndarray:
-        """A tensor's panels where the file has them, each compared with its checksum."""
-        info = self.tensors[name]
-        data = self._maps[info.path][info.offset : info.offset + m.nbytes]
-        if info.checksums is not None:
-            found = np.empty(m.panels, np.uint32)
-            checksums(data, m.panel_bytes, found)
-            if not np.array_equal(found, info.checksums):
-                raise FormatError(f"{_label(name)} of {info.path!r} is damaged: its checksum is not the one that was written")
-        return data
+    def begin_pass(self) -> None:
+        """Mapped weights: the files must still be what they were, and their layers are used once more."""
+        if self.mapped is not None:
+            self.mapped.count_pass()
 
     # ---- small tensors -------------------------------------------------------------------------------------------
 
@@ -398,10 +395,9 @@ class ModelWeights:
         if self._ring_buffer is not None:
             self._ring_buffer.close()
             self._ring_buffer = None
-        self._maps = {}
-        if self._map_reservation is not None:
-            self._map_reservation.release()
-            self._map_reservation = None
+        if self.mapped is not None:
+            self.mapped.close()
+            self.mapped = None
 
     def unload(self) -> None:
         """Stop reading and give every byte back; :meth:`apply` reads again."""
