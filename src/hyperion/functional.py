@@ -46,6 +46,7 @@ from .scheduling import (
     MemoryPlan,
 )
 from .scheduling.optimizer import MemoryOptimizer, MemoryOptimizerConfig
+from .tensor import Tensor, TensorMemoryConfig, TensorMemoryStats, TensorOp
 from .tokenizer import Tokenizer, TokenizerConfig
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "create_memory_optimizer",
     "create_pool",
     "create_progressive_loader",
+    "create_tensor_with_memory_config",
     "create_tokenizer",
     "dequantize_tensor",
     "destroy_forward_scheduler",
@@ -92,6 +94,7 @@ __all__ = [
     "get_progressive_loader_stats",
     "get_scheduler_memory_usage",
     "get_scheduler_peak_memory_usage",
+    "get_tensor_memory_stats",
     "init_memory",
     "init_mixed_precision_config",
     "is_layer_executed",
@@ -114,6 +117,8 @@ __all__ = [
     "set_layer_checkpointing_strategy",
     "set_layer_priority",
     "set_memory_speed_tradeoff",
+    "stream_tensor_data",
+    "tensor_in_place_op",
     "tokenize",
     "unload_layer",
     "write_file",
@@ -128,6 +133,29 @@ def pool_alloc(pool: MemoryPool, size: int | str | None = None) -> Block:
 def pool_free(pool: MemoryPool, block: Block) -> None:
     """Give a block back to its pool; see :meth:`hyperion.MemoryPool.free`."""
     pool.free(block)
+
+
+# ---- Tensors -------------------------------------------------------------------------------------------------
+
+
+def create_tensor_with_memory_config(config: TensorMemoryConfig | None, dims: Any, dtype: Any = "float32") -> Tensor:
+    """Make a tensor of zeros; see :class:`hyperion.Tensor`."""
+    return Tensor(dims, dtype, config)
+
+
+def tensor_in_place_op(tensor: Tensor, op: TensorOp | str, params: Any = None) -> Tensor:
+    """Change all elements of a tensor; see :meth:`hyperion.Tensor.in_place`."""
+    return tensor.in_place(op, params)
+
+
+def stream_tensor_data(tensor: Tensor, data: Any, offset: int = 0, size: int | None = None) -> int:
+    """Write bytes at an offset of a tensor; see :meth:`hyperion.Tensor.stream`."""
+    return tensor.stream(data, offset, size)
+
+
+def get_tensor_memory_stats(tensor: Tensor) -> TensorMemoryStats:
+    """What a tensor takes and what it moved; see :attr:`hyperion.Tensor.stats`."""
+    return tensor.stats
 
 
 # ---- Models and text -----------------------------------------------------------------------------------------
