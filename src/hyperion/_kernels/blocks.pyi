@@ -40,6 +40,9 @@ class Site:
 
 @final
 class Block:
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Raise TypeError: blocks come from a pool."""
+
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int: ...
     def __enter__(self) -> Self: ...

@@ -9,14 +9,14 @@ from hyperion._kernels.threads import Team
 METHODS: dict[str, int]
 """How scales and zero points are found."""
 
-Values: TypeAlias = NDArray[Any]
-Outcome: TypeAlias = Literal["nonfinite", "overflow"] | None
+_Values: TypeAlias = NDArray[Any]
+_Outcome: TypeAlias = Literal["nonfinite", "overflow"] | None
 
 # Arrays of values are [n0, n1, n2] of any strides: float32, float16, float64, or uint16 holding bfloat16.
 
 def affine_quantize(
     team: Team,
-    x: Values,
+    x: _Values,
     *,
     group: int,
     bits: int,
@@ -27,7 +27,7 @@ def affine_quantize(
     scales: NDArray[np.float32],
     zeros: NDArray[np.float32] | None = None,
     level: str | None = None,
-) -> Outcome:
+) -> _Outcome:
     """Quantize to codes (int8, or uint8 for packed nibbles) with one scale for each [:, k, j * group : (j + 1) * group].
 
     Returns "nonfinite" if a value is not a finite float32; codes and scales are then unspecified.
@@ -35,7 +35,7 @@ def affine_quantize(
 
 def affine_dequantize(
     team: Team,
-    out: Values,
+    out: _Values,
     *,
     group: int,
     bits: int,
@@ -47,12 +47,12 @@ def affine_dequantize(
     """Write ``(code - zero) * scale`` to `out`."""
 
 def blocks_quantize(
-    team: Team, type: str | int | BlockType, x: Values, blocks: NDArray[np.uint8], *, level: str | None = None
-) -> Outcome:
+    team: Team, type: str | int | BlockType, x: _Values, blocks: NDArray[np.uint8], *, level: str | None = None
+) -> _Outcome:
     """Quantize rows [n0, n1] to GGUF blocks; "overflow" if a scale does not fit the format's f16."""
 
 def blocks_dequantize(
-    team: Team, type: str | int | BlockType, blocks: NDArray[np.uint8], out: Values, *, level: str | None = None
+    team: Team, type: str | int | BlockType, blocks: NDArray[np.uint8], out: _Values, *, level: str | None = None
 ) -> None:
     """Write the blocks' values to `out`."""
 
@@ -66,5 +66,5 @@ def unpack_nibbles(
 ) -> None:
     """The inverse of :func:`pack_nibbles`."""
 
-def find_nonfinite(x: Values, *, level: str | None = None) -> int:
+def find_nonfinite(x: _Values, *, level: str | None = None) -> int:
     """Place in C order of the first value that is no finite float32, or -1."""

@@ -79,7 +79,7 @@ def _nibbles(q: U8) -> U8:
 
 def _fifth(h: U8) -> U8:
     """4 bytes to the 32 fifth bits, each worth 16."""
-    return np.unpackbits(h, axis=1, bitorder="little") << 4
+    return np.unpackbits(h, axis=1, bitorder="little") << np.uint8(4)
 
 
 def _k_scales(s: U8) -> tuple[F32, F32]:

@@ -1,5 +1,7 @@
 from typing_extensions import Buffer, Self, disjoint_base
 
+MAX_THREADS: int
+
 @disjoint_base
 class Team:
     def __new__(cls, threads: int) -> Self: ...

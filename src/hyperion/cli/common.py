@@ -89,8 +89,8 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None] |
         return
     from tqdm import tqdm
 
-    scaled = {"unit_scale": True, "unit_divisor": 1000} if unit == "B" else {}
-    with tqdm(desc=label, unit=unit, leave=False, delay=0.3, file=sys.stderr, **scaled) as bar:
+    scaled = unit == "B"
+    with tqdm(desc=label, unit=unit, leave=False, delay=0.3, file=sys.stderr, unit_scale=scaled, unit_divisor=1000) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

@@ -102,7 +102,7 @@ def _run(
     sequences: list[_Sequence] = []
     try:
         for ids in prompts:
-            stops = StopFilter(config.stop)  # type: ignore[arg-type]
+            stops = StopFilter(config.stop)
             sequences.append(_Sequence(model.session(capacity), Sampler(config), stops, model.tokenizer.stream(), list(ids)))
         rows = model.forward([(s.session, ids) for s, ids in zip(sequences, prompts, strict=True)], progress=progress)
         active = sequences

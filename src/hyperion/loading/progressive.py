@@ -222,11 +222,11 @@ class ProgressiveLoader:
 
     def _victims(self, layer: int, wanted: int) -> list[int]:
         """Layers to unload so that `wanted` more bytes stay within this loader's own limits."""
-        limits = [n for n in (self.config.max_memory_usage, self.config.memory_threshold) if n]
+        limits: list[Any] = [n for n in (self.config.max_memory_usage, self.config.memory_threshold) if n]
         victims: list[int] = []
         if not limits:
             return victims
-        over = self.memory_usage + wanted - min(limits)  # type: ignore[type-var]
+        over = self.memory_usage + wanted - min(limits)
         while over > 0:
             victim = self._next_victim({layer, *victims}) if self.config.enable_unload else None
             if victim is None:

@@ -14,11 +14,14 @@ PANEL = 16
 class MatrixLike(Protocol):
     """What a schedule needs to know of a matrix."""
 
-    type: int
-    rows: int
-    cols: int
-    panel_bytes: int
-
+    @property
+    def type(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+    @property
+    def panel_bytes(self) -> int: ...
     @property
     def panels(self) -> int: ...
 

@@ -151,7 +151,7 @@ class EngineLayers:
     def logits_of(self, x: np.ndarray, out: np.ndarray) -> None:
         """Final norm and output matrix for every row."""
         engine, weights = self.engine, self.engine._weights
-        assert weights is not None
+        assert weights is not None and weights.output is not None
         for a in range(0, len(x), engine.plan.logits_rows):
             part = np.ascontiguousarray(x[a : a + engine.plan.logits_rows])
             rows = np.arange(len(part), dtype=np.int64)

@@ -493,7 +493,7 @@ class Transformer:
     def _head(self, batch: list[Any], lengths: list[int], logits: str, queue: list[Any], results: list[np.ndarray], x: np.ndarray) -> None:
         """Final norm and output matrix for the rows whose logits are wanted (one of them at least: the stream goes on)."""
         weights = self._weights
-        assert weights is not None
+        assert weights is not None and weights.output is not None
         ends = np.cumsum(lengths)
         if logits == "all":
             rows = np.arange(ends[-1], dtype=np.int64)
@@ -650,7 +650,7 @@ def _open_tokenizer(container: Container) -> Tokenizer:
 
 def _cut(queue: list[Any], tokens: int, sessions: int) -> list[Any]:
     """As much of the work as one pass takes, in order."""
-    batch = []
+    batch: list[Any] = []
     for i, session, ids in queue[:sessions]:
         part = ids[: tokens - sum(len(p) for _, _, p in batch)]
         if len(part):

@@ -182,7 +182,7 @@ class ModelWeights:
             {m.role: Matrix(m.type, m.rows, m.cols, views[name]) for name, m in zip(self._names(i), size.matrices, strict=True)}
             for i, size in enumerate(self.sizes)
         ]
-        self.first_pieces = [0] * len(layers)
+        self.first_pieces = [0] * len(layers)  # of the stream, by layer
         name, rows, cols = self.config.embedding
         self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, views[name])
         self.output = layers.pop()["output"]
@@ -327,7 +327,7 @@ class ModelWeights:
         """Matrices over the pinned panels, and the ring's schedule for the others."""
         schedule = RingSchedule(plan.slot_bytes)
         layers: list[dict[str, Matrix]] = []
-        self.first_pieces: list[int] = []  # of the stream, by layer
+        self.first_pieces = []
         for layer, pinned in enumerate(self.pinned):
             self.first_pieces.append(len(schedule.pieces))
             at = 0
@@ -345,7 +345,7 @@ class ModelWeights:
             self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, plan.slots - 1, self.io)
         if plan.embedding_pinned:
             name, rows, cols = self.config.embedding
-            source = self.pinned[-1].view if self.config.tied else _view(self._embedding_buffer)
+            source: Any = self.pinned[-1].view if self.config.tied else _view(self._embedding_buffer)
             self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, source)
         self.output = layers.pop()["output"]
         self.blocks = [Block(self.shape, m, v) for m, v in zip(layers, self.vectors, strict=True)]
@@ -373,6 +373,7 @@ class ModelWeights:
             at = 0
             for m, n in zip(size.matrices, pinned.panels, strict=True):
                 if n:
+                    assert pinned.view is not None
                     result.append(quant.PackedMatrix(m.type, min(n * PANEL, m.rows), m.cols, pinned.view, at))
                 at += n * m.panel_bytes
         return result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hyperion.errors import MemoryBudgetError
 from hyperion.memory import format_size
@@ -190,7 +191,7 @@ def make_plan(
 
 
 def _assemble(sizes: ModelSizes, budget: int, context: int, chunk: int, rows: int, **changes: object) -> MemoryPlan:
-    fields: dict = {
+    fields: dict[str, Any] = {
         "embedding_pinned": True,
         "pinned": tuple(tuple(m.panels for m in layer.matrices) for layer in sizes.layers),
         "slots": 0,

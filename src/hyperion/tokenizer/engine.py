@@ -45,7 +45,7 @@ def guarded(doing: str, *, building: bool) -> Iterator[None]:
         raise kind(f"cannot {doing}: {error}") from None
 
 
-class StreamedPairs(Sequence):
+class StreamedPairs(Sequence[Any]):
     """Merges as the sequence that the library wants, made while it reads them.
 
     A list of 280,000 tuples of strings would be 45 MB beside the library's own copy.

@@ -20,19 +20,19 @@ class LimitError(Exception):
     """The template takes too long or makes too much."""
 
 
-class WeighedList(list):
+class WeighedList(list[Any]):
     """A list that knows its weight."""
 
     weight = 1
 
 
-class WeighedTuple(tuple):
+class WeighedTuple(tuple[Any, ...]):
     """A tuple that knows its weight."""
 
     weight = 1
 
 
-class WeighedDict(dict):
+class WeighedDict(dict[Any, Any]):
     """A dict that knows its weight."""
 
     weight = 1

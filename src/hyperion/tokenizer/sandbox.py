@@ -23,9 +23,9 @@ from string import Formatter
 from typing import Any, ClassVar
 
 from jinja2 import Undefined, nodes
-from jinja2.defaults import DEFAULT_FILTERS
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
+from jinja2.filters import FILTERS as DEFAULT_FILTERS
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
@@ -111,7 +111,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self.limits = limits
-        self.concat = self._concatenated  # type: ignore[assignment,method-assign]
+        self.concat = self._concatenated  # type: ignore[method-assign]
         self.filters = {name: DEFAULT_FILTERS[name] for name in _PLAIN_FILTERS}
         for name in ("capitalize", "lower", "title", "trim", "upper"):
             self.filters[name] = self._counted(DEFAULT_FILTERS[name])
@@ -196,7 +196,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         weight = self.limits.weight(self._weight(value))
         kind = WeighedList if isinstance(value, list) else WeighedDict if isinstance(value, dict) else WeighedTuple
         made = kind(value)
-        made.weight = weight  # type: ignore[attr-defined]
+        made.weight = weight
         return made
 
     # --- what Jinja calls
@@ -448,7 +448,7 @@ class _NarrowFormatter(SandboxedFormatter):
         if conversion is None:
             return value
         self._sandbox.shown(value)
-        return Formatter.convert_field(self, value, conversion)  # type: ignore[arg-type]
+        return Formatter.convert_field(self, value, conversion)
 
 
 def _replaced_length(text: str, old: str, new: str) -> int:
