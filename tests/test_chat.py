@@ -1,6 +1,7 @@
 """Conversations: the prompt that a template makes, the cache between turns, and ``hyperion chat``."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -162,13 +163,21 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(model, monkeypatch, 
     assert history[3]["content"] == model.chat(history[:3], **SETTINGS)
 
 
+UNHURRIED = """
+import sys, time
+from hyperion.cli import chat, main
+emit = chat.emit
+chat.emit = lambda text: (emit(text), time.sleep(0.1))  # no answer is over before Ctrl-C comes
+sys.exit(main())
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path):
     import pty
 
     (tmp_path / "t.jinja").write_text(TEMPLATE)
-    command = [sys.executable, "-m", "hyperion", "chat", "--template", str(tmp_path / "t.jinja"), "-n", "400",
-               "--temperature", "0", "--threads", "1", "--simd", "generic", "--context-length", "512"]  # fmt: skip
+    command = [sys.executable, "-c", UNHURRIED, "chat", "--template", str(tmp_path / "t.jinja"), "-n", "400", "--threads", "1"]
     child, terminal = pty.fork()
     if child == 0:
         os.execv(command[0], command)
@@ -177,6 +186,8 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path):
     def wait_for(text, after=0):
         nonlocal seen
         while text not in seen[after:]:
+            if not select.select([terminal], [], [], 120)[0]:
+                pytest.fail(f"no {text!r}: {seen!r}")
             try:
                 seen += os.read(terminal, 4096)
             except OSError:  # Linux: the other end is closed

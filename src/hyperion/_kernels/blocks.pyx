@@ -13,7 +13,7 @@ import sys
 from hyperion.errors import HyperionMemoryError, HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
 
 from hyperion._kernels.pool cimport (
-    HYP_OK, checked_size, hyp_page_size, hyp_pages_map, hyp_pages_rounded, hyp_pages_unmap, shall_fail)
+    HYP_OK, checked_size, hyp_pages_map, hyp_pages_rounded, hyp_pages_unmap, shall_fail)
 
 STATIC, POOLED, DYNAMIC, HYBRID = HYP_POOL_STATIC, HYP_POOL_POOLED, HYP_POOL_DYNAMIC, HYP_POOL_HYBRID
 ALIGNMENT = HYP_SLOT

@@ -210,11 +210,11 @@ cdef void empty_task(void *arg, size_t begin, size_t end, size_t worker) noexcep
 def probe_regions(Team team not None, size_t regions):
     """Run `regions` regions of one empty task a thread; return the nanoseconds of all."""
     cdef uint64_t start
-    cdef size_t i
+    cdef size_t _i
     cdef int status = 0
     with nogil:
         start = hyp_now()
-        for i in range(regions):
+        for _i in range(regions):
             status = hyp_threads_get_api().run(team._team, empty_task, NULL, hyp_threads_get_api().size(team._team), 1)
             if status:
                 break

@@ -190,7 +190,7 @@ class Config:
     def section(self, name: str) -> dict[str, Any]:
         """Return a table as a dict: nested tables as dicts, arrays as lists; empty where there is none."""
         found = nest({key[len(name) + 1 :]: e.value for key, e in self._entries.items() if key.startswith(f"{name}.")})
-        return found if isinstance(found, dict) else dict(enumerate(found))
+        return found if isinstance(found, dict) else {str(i): value for i, value in enumerate(found)}
 
     # ---- dataclasses -----------------------------------------------------------------------------------------
 
