@@ -22,6 +22,7 @@ from .errors import (
 
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
     from .config import Config, ConfigEntry, ConfigType, get_config_value, load_config, set_config_value
+    from .dense import gelu, relu, sigmoid, silu, softmax, tanh
     from .functional import (
         add_layer_to_schedule,
         apply_mixed_precision,
@@ -138,6 +139,12 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
 __version__ = "0.1.0"
 
 _LAZY: dict[str, str] = {
+    "gelu": "hyperion.dense",
+    "relu": "hyperion.dense",
+    "sigmoid": "hyperion.dense",
+    "silu": "hyperion.dense",
+    "softmax": "hyperion.dense",
+    "tanh": "hyperion.dense",
     "CheckpointStrategy": "hyperion.scheduling",
     "Chunk": "hyperion.generation",
     "Config": "hyperion.config",
@@ -346,6 +353,7 @@ __all__ = [
     "free_layer_scheduler",
     "free_memory_optimizer",
     "free_progressive_loader",
+    "gelu",
     "generate_memory_report",
     "generate_text",
     "get_base_name",
@@ -382,6 +390,7 @@ __all__ = [
     "quantize_tensor",
     "read_file",
     "release_layer_weights",
+    "relu",
     "reset_layer_priorities",
     "reset_scheduler",
     "set_config_value",
@@ -391,6 +400,10 @@ __all__ = [
     "set_memory_speed_tradeoff",
     "stream_tensor_data",
     "tensor_in_place_op",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "tanh",
     "tokenize",
     "unload_layer",
     "write_file",

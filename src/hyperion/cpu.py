@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import struct
@@ -9,8 +10,9 @@ import sys
 from pathlib import Path
 
 from ._kernels import dispatch, system
+from ._kernels.threads import Team
 
-__all__ = ["cache_sizes", "default_simd_level", "default_threads", "processor_name", "simd_levels"]
+__all__ = ["cache_sizes", "default_simd_level", "default_threads", "processor_name", "shared_team", "simd_levels"]
 
 
 # ---- Kernels -----------------------------------------------------------------------------------------------
@@ -67,6 +69,27 @@ def default_threads(root: Path = system.ROOT) -> int:
     if quota is not None:
         threads = min(threads, int(quota + 0.5))
     return max(1, threads)
+
+
+def shared_team(threads: int | None = None) -> Team:
+    """Return the team that functions on arrays use for a number of threads; it is kept for the next call.
+
+    Parameters
+    ----------
+    threads : int, optional
+        1 to 4096, the caller included; by default as many as suit this process, asked of the system once for each affinity.
+    """
+    return _default_team(tuple(_usable_processors())) if threads is None else _team(threads)
+
+
+@functools.lru_cache(maxsize=8)
+def _default_team(usable: tuple[int, ...]) -> Team:
+    return _team(default_threads())
+
+
+@functools.lru_cache(maxsize=8)
+def _team(threads: int) -> Team:
+    return Team(threads)
 
 
 def _usable_processors() -> list[int]:

@@ -7,6 +7,13 @@ cdef extern from "common/table.h":
         HYP_LEVEL_AMX
         HYP_LEVELS
         HYP_TYPES
+        HYP_RELU
+        HYP_SILU
+        HYP_GELU
+        HYP_GELU_ERF
+        HYP_TANH
+        HYP_SIGMOID
+        HYP_MAPS
         HYP_KV_F16
         HYP_KV_Q8_0
         HYP_KV_Q4_0
@@ -38,6 +45,8 @@ cdef extern from "common/table.h":
     size_t hyp_v_bytes(int kv, size_t head_dim, size_t positions) noexcept nogil
     size_t hyp_kv_bytes(int kv, size_t head_dim, size_t positions) noexcept nogil
 
+    ctypedef void (*hyp_map_fn)(const float *x, size_t n, float *out) noexcept nogil
+
     ctypedef struct hyp_table:
         int level
         hyp_mul_fn *mul
@@ -51,9 +60,8 @@ cdef extern from "common/table.h":
         void (*silu_mul)(const float *gate, const float *up, size_t n, float *out) noexcept nogil
         void (*gelu_mul)(const float *gate, const float *up, size_t n, float *out) noexcept nogil
         void (*add)(float *x, const float *y, size_t n) noexcept nogil
-        void (*silu)(const float *x, size_t n, float *out) noexcept nogil
-        void (*gelu)(const float *x, size_t n, float *out) noexcept nogil
-        void (*softmax)(const float *x, size_t n, float *out) noexcept nogil
+        hyp_map_fn *map
+        hyp_map_fn softmax
 
 # The table of a present level, valid as long as the process; raises UnsupportedError for an absent one.
 cdef const hyp_table *table(int level) except NULL

@@ -5,10 +5,13 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from hyperion._kernels.dispatch cimport (
+    HYP_GELU,
+    HYP_SILU,
     hyp_attn_args,
     hyp_attn_scratch,
     hyp_k_bytes,
     hyp_kv_bytes,
+    hyp_map_fn,
     hyp_table,
     hyp_v_bytes,
     level_number,
@@ -22,7 +25,6 @@ from hyperion.errors import HyperionMemoryError, InvalidArgumentError
 KV_TYPES = ("f16", "q8_0", "q4_0")
 cdef size_t LARGEST = <size_t>1 << 40
 
-ctypedef void (*map_fn)(const float *x, size_t n, float *out) noexcept nogil
 ctypedef void (*map2_fn)(const float *x, const float *y, size_t n, float *out) noexcept nogil
 
 
@@ -60,7 +62,7 @@ cdef _same_shape(first, x, second, y):
         raise InvalidArgumentError(f"{first} and {second} must have one shape, not {x.shape} and {y.shape}")
 
 
-cdef _map(map_fn function, x, out):
+cdef _map(hyp_map_fn function, x, out):
     x = _floats("x", x)
     out = _output(out, x.shape, (x,))
     cdef const float *source = _at(x)
@@ -85,11 +87,11 @@ cdef _map2(map2_fn function, gate, up, out):
 
 
 def silu(x, *, out=None, level=None):
-    return _map(table(level_number(level)).silu, x, out)
+    return _map(table(level_number(level)).map[HYP_SILU], x, out)
 
 
 def gelu(x, *, out=None, level=None):
-    return _map(table(level_number(level)).gelu, x, out)
+    return _map(table(level_number(level)).map[HYP_GELU], x, out)
 
 
 def silu_mul(gate, up, *, out=None, level=None):

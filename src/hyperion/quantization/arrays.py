@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperion import cpu
 from hyperion._kernels import quantize as kernels
-from hyperion._kernels.threads import Team
 from hyperion.errors import HyperionMemoryError, InvalidArgumentError
 
-__all__ = ["BFLOAT16", "check_apart", "float_dtype", "new", "refuse", "team", "values_of"]
+__all__ = ["BFLOAT16", "check_apart", "float_dtype", "new", "refuse", "values_of"]
 
 Array = NDArray[Any]
 BFLOAT16 = "bfloat16"
@@ -87,13 +84,3 @@ def refuse(values: Array, cut: Array) -> None:
     raise InvalidArgumentError(
         f"{where} is {float(value):g}: only values that are finite in float32 can be quantized", index=index
     )
-
-
-@functools.lru_cache(maxsize=8)
-def _team(threads: int) -> Team:
-    return Team(threads)
-
-
-def team(threads: int | None) -> Team:
-    """The team of a number of threads, kept for the next call; None: as many as suit this process."""
-    return _team(cpu.default_threads() if threads is None else threads)

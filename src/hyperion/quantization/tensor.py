@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from hyperion import cpu
 from hyperion._kernels import matmul, quant
 from hyperion._kernels.quant import BlockType, PackedMatrix
 from hyperion.errors import InvalidArgumentError, UnsupportedError
@@ -149,7 +150,7 @@ class QuantizedTensor:
         if out is not None:
             _check_out(out, self.shape, np.dtype(np.int8), contiguous=True)
             arrays.check_apart("out", out, self._codes)
-        return integer.unpack(self._layout, self._codes, out, arrays.team(None), None)
+        return integer.unpack(self._layout, self._codes, out, cpu.shared_team(None), None)
 
     # ---- Values
 
@@ -204,7 +205,7 @@ class QuantizedTensor:
             _check_out(out, shape, np.dtype(np.float32), contiguous=False)
         matrix = np.ascontiguousarray(rows.reshape(-1, self.shape[1]))
         target = None if out is None else out.reshape(-1, self.shape[0]) if out.ndim == 2 else out[np.newaxis]
-        product = matmul.linear(self._panels, matrix, simd, arrays.team(threads), target)
+        product = matmul.linear(self._panels, matrix, simd, cpu.shared_team(threads), target)
         return out if out is not None else product.reshape(shape)
 
     def __matmul__(self, x: ArrayLike) -> NDArray[np.float32]:
@@ -297,7 +298,7 @@ def quantize_tensor(
                     raise InvalidArgumentError("out is read-only")
                 arrays.check_apart("out", array, values)
     out._panels = None
-    team = arrays.team(threads)
+    team = cpu.shared_team(threads)
     if out._kind is not None:
         blocks.quantize(values, out._kind, out._codes, team, simd)
     else:
@@ -362,7 +363,7 @@ def dequantize_tensor(
         target = out.view(np.uint16) if isinstance(out, np.ndarray) and out.dtype.name == arrays.BFLOAT16 else out
         _check_out(target, q.shape, stored, contiguous=False)
         arrays.check_apart("out", target, q._codes, q._scales, q._zeros)
-    team = arrays.team(threads)
+    team = cpu.shared_team(threads)
     if q._kind is not None:
         blocks.dequantize(q._kind, q._codes, target, team, simd)
     else:

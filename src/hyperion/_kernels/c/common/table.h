@@ -122,6 +122,11 @@ typedef struct {
     void (*floats[HYP_TYPES])(const uint8_t *src, size_t blocks, float *x);
 } hyp_quantize_kernels;
 
+/* ---- Activations ------------------------------------------------------------------------------------------------------
+ * out[i] = f(x[i]) for i < n; out may be x. A value does not depend on its place. */
+enum { HYP_RELU = 0, HYP_SILU = 1, HYP_GELU = 2, HYP_GELU_ERF = 3, HYP_TANH = 4, HYP_SIGMOID = 5, HYP_MAPS = 6 };
+typedef void (*hyp_map_fn)(const float *x, size_t n, float *out);
+
 typedef struct {
     int level;
     hyp_mul_fn mul[HYP_TYPES];     /* NULL where the type is unknown */
@@ -136,9 +141,8 @@ typedef struct {
     void (*silu_mul)(const float *gate, const float *up, size_t n, float *out);  /* silu(gate) * up; out may be either */
     void (*gelu_mul)(const float *gate, const float *up, size_t n, float *out);  /* tanh-approximated GELU */
     void (*add)(float *x, const float *y, size_t n);                              /* x += y */
-    void (*silu)(const float *x, size_t n, float *out);
-    void (*gelu)(const float *x, size_t n, float *out);
-    void (*softmax)(const float *x, size_t n, float *out);
+    hyp_map_fn map[HYP_MAPS]; /* HYP_GELU is the tanh approximation */
+    hyp_map_fn softmax;       /* of n values as one row, n >= 1 */
     hyp_quantize_kernels quantize;
 } hyp_table;
 

@@ -14,22 +14,29 @@ HYP_INLINE float hyp_power_of_2_generic(uint32_t n)
     return f;
 }
 
-/* exp(x + low), |low| below an ulp of x; NaN fails both comparisons and stays. */
-HYP_INLINE float hyp_exp2_generic(float x, float low)
+/* p and n with exp(x + low) = 2^n (1 + p); x lies between HYP_EXP_MIN and HYP_EXP_MAX, or is NaN. */
+HYP_INLINE float hyp_exp_part_generic(float x, float low, uint32_t *power)
 {
-    x = x > HYP_EXP_MAX ? HYP_EXP_MAX : x;
-    x = x < HYP_EXP_MIN ? HYP_EXP_MIN : x;
     const float t = x * HYP_LOG2E + HYP_MAGIC, n = t - HYP_MAGIC;
     uint32_t whole;
     memcpy(&whole, &t, 4);
-    whole -= 0x4b400000u;
+    *power = whole - 0x4b400000u;
     float r = x - n * HYP_LN2_HI;
     r = r - n * HYP_LN2_LO + low;
     float p = HYP_EXP_P4 * r + HYP_EXP_P3;
     p = p * r + HYP_EXP_P2;
     p = p * r + HYP_EXP_P1;
     p = p * r + HYP_EXP_P0;
-    p = p * (r * r) + r + 1.0f;
+    return p * (r * r) + r;
+}
+
+/* exp(x + low), |low| below an ulp of x; NaN fails both comparisons and stays. */
+HYP_INLINE float hyp_exp2_generic(float x, float low)
+{
+    uint32_t whole;
+    x = x > HYP_EXP_MAX ? HYP_EXP_MAX : x;
+    x = x < HYP_EXP_MIN ? HYP_EXP_MIN : x;
+    const float p = hyp_exp_part_generic(x, low, &whole) + 1.0f;
     /* n reaches from -150 to 128: two factors stay normal, and only the last product rounds. part = n >> 1, signed. */
     const uint32_t part = ((whole + 512u) >> 1) - 256u;
     return p * hyp_power_of_2_generic(part) * hyp_power_of_2_generic(whole - part);
@@ -54,6 +61,41 @@ HYP_INLINE void hyp_gelu_argument_generic(float x, float *high, float *low)
     const double d = (double)x, y = d * (-HYP_GELU_A - HYP_GELU_B * (d * d));
     *high = (float)y;
     *low = (float)(y - (double)*high);
+}
+
+HYP_INLINE float hyp_sigmoid_generic(float x)
+{
+    return 1.0f / (1.0f + hyp_exp2_generic(-x, 0.0f));
+}
+
+HYP_INLINE float hyp_tanh_generic(float x)
+{
+    uint32_t n;
+    const float a = fabsf(x), magnitude = a > HYP_TANH_CLAMP ? HYP_TANH_CLAMP : a;
+    const float p = hyp_exp_part_generic(magnitude + magnitude, 0.0f, &n), power = hyp_power_of_2_generic(n);
+    const float m = power * p + (power - 1.0f); /* exp(2|x|) - 1 */
+    return copysignf(m / (m + 2.0f), x);
+}
+
+/* -x^2 / 2 in two floats, for the erf GELU's exp. */
+HYP_INLINE void hyp_gauss_argument_generic(float x, float *high, float *low)
+{
+    const float a = fabsf(x), magnitude = a > HYP_ERF_CLAMP ? HYP_ERF_CLAMP : a;
+    const double d = (double)magnitude, y = d * d * -0.5;
+    *high = (float)y;
+    *low = (float)(y - (double)*high);
+}
+
+/* The erf GELU of x; e = exp(-x^2 / 2). */
+HYP_INLINE float hyp_gelu_erf_generic(float x, float e)
+{
+    static const float c[] = HYP_ERF_P;
+    const float m = fabsf(x), a = m > HYP_ERF_CLAMP ? HYP_ERF_CLAMP : m;
+    const float q = 1.0f / (a + HYP_ERF_K), s = (a - HYP_ERF_K) * q;
+    float p = c[9];
+    for (int i = 8; i >= 0; i--) p = p * s + c[i];
+    const float tail = p * q * e; /* Phi(-|x|) */
+    return (x < -FLT_MAX ? -FLT_MAX : x) * (x < 0.0f ? tail : 1.0f - tail);
 }
 
 /* As hyp_half_to_float, without branches: halves' exponents moved to floats' and scaled by 2^112, exact for subnormals.

@@ -9,9 +9,12 @@
  * where the result is a normal float:
  *   exp                  2        exp(0) is exactly 1
  *   silu, gelu           4        below their last normal value (x < -87 and x < -10) the absolute error is < 1e-36
+ *   sigmoid              4        below its last normal value (x < -87) the absolute error is < 2e-38
+ *   tanh                 6
+ *   gelu_erf             8        below x = -13 the absolute error is < 1e-36
  *   softmax              4 + |x - max|   (x - max is rounded once)
  *   rms_norm             4        the sum of squares is kept in double
- * NaN comes out as NaN; silu and gelu of +inf are +inf, of -inf -0. */
+ * NaN comes out as NaN; silu and both gelus of +inf are +inf, of -inf -0. */
 #ifndef HYP_NN_H
 #define HYP_NN_H
 
@@ -37,12 +40,27 @@
 #define HYP_GELU_B 0.0713548162726009
 #define HYP_GELU_CLAMP 16.0f
 
+/* tanh x = m / (m + 2), m = exp(2|x|) - 1 = 2^n p + (2^n - 1), with the sign of x; it rounds to 1 from 9.02 on. */
+#define HYP_TANH_CLAMP 9.5f
+
+/* erf GELU: x Phi(x). Phi(-a) = exp(-a^2 / 2) q P(s) for a >= 0, q = 1 / (a + K), s = (a - K) q, and Phi(a) = 1 - Phi(-a).
+ * P is the minimax polynomial for the relative error on 0 .. 14.5 (0.6 * 2^-24 with these rounded coefficients); beyond it
+ * exp(-a^2 / 2) is 0. a^2 / 2 goes to exp in two floats, as in the other GELU. */
+#define HYP_ERF_CLAMP 14.5f
+#define HYP_ERF_K 2.5f
+#define HYP_ERF_P                                                                                                     \
+    {0x1.69cee6p-1f,  -0x1.bc19c2p-2f,  0x1.0e4f2ep-3f,  0x1.2ea478p-7f,   -0x1.0c77f4p-6f,                            \
+     -0x1.a3aeacp-10f, 0x1.4abbccp-9f, 0x1.66cb22p-11f, -0x1.45f722p-12f, -0x1.49cfd8p-13f}
+
 /* Memory to prefetch while a product runs: `step` bytes from `at` on for each of its steps; step 0: nothing. */
 typedef struct {
     const char *at;
     size_t step;
 } hyp_ahead;
 
+void hyp_activations_fill_generic(hyp_table *t);
+void hyp_activations_fill_avx2(hyp_table *t);
+void hyp_activations_fill_avx512(hyp_table *t);
 void hyp_attn_fill_generic(hyp_table *t);
 void hyp_attn_fill_avx2(hyp_table *t);
 void hyp_attn_fill_avx512(hyp_table *t);

@@ -1,32 +1,7 @@
-/* Norms, rotations, activations and the KV store, AVX2. Tails take the same instructions under a mask, so that a value
+/* Norms, rotations, softmax and the KV store, AVX2. Tails take the same instructions under a mask, so that a value
  * does not depend on where in the vector it stands. */
 #include "nn/kv_store.h"
 #include "nn/math_avx2.h"
-
-enum { OP_SILU, OP_GELU, OP_SILU_MUL, OP_GELU_MUL };
-
-HYP_INLINE void map_avx2(int op, const float *x, const float *y, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i += 8) {
-        const __m256 v = hyp_load_avx2(x + i, n - i);
-        __m256 r = op == OP_SILU || op == OP_SILU_MUL ? hyp_silu_avx2(v) : hyp_gelu_avx2(v);
-        if (op == OP_SILU_MUL || op == OP_GELU_MUL) r = _mm256_mul_ps(r, hyp_load_avx2(y + i, n - i));
-        hyp_store_avx2(out + i, n - i, r);
-    }
-}
-
-static void hyp_silu_all_avx2(const float *x, size_t n, float *out) { map_avx2(OP_SILU, x, NULL, n, out); }
-static void hyp_gelu_all_avx2(const float *x, size_t n, float *out) { map_avx2(OP_GELU, x, NULL, n, out); }
-static void hyp_silu_mul_avx2(const float *gate, const float *up, size_t n, float *out)
-{
-    map_avx2(OP_SILU_MUL, gate, up, n, out);
-}
-
-static void hyp_gelu_mul_avx2(const float *gate, const float *up, size_t n, float *out)
-{
-    map_avx2(OP_GELU_MUL, gate, up, n, out);
-}
-
 
 static void hyp_add_avx2(float *x, const float *y, size_t n)
 {
@@ -142,11 +117,8 @@ void hyp_nn_fill_avx2(hyp_table *t)
     t->kv_store[HYP_KV_Q4_0] = hyp_kv_store_q4_0_avx2;
     t->rms_norm = hyp_rms_norm_avx2;
     t->rope = hyp_rope_avx2;
-    t->silu_mul = hyp_silu_mul_avx2;
-    t->gelu_mul = hyp_gelu_mul_avx2;
     t->add = hyp_add_avx2;
-    t->silu = hyp_silu_all_avx2;
-    t->gelu = hyp_gelu_all_avx2;
     t->softmax = hyp_softmax_avx2;
+    hyp_activations_fill_avx2(t);
     hyp_attn_fill_avx2(t);
 }

@@ -1,4 +1,4 @@
-/* Norms, rotations and activations, AVX-512. Tails take the same instructions under a mask, so that a value does not
+/* Norms, rotations and softmax, AVX-512. Tails take the same instructions under a mask, so that a value does not
  * depend on where in the vector it stands. */
 #include "nn/math_avx512.h"
 
@@ -6,32 +6,6 @@ HYP_INLINE __mmask16 tail_mask(size_t n)
 {
     return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1u);
 }
-
-enum { OP_SILU, OP_GELU, OP_SILU_MUL, OP_GELU_MUL };
-
-HYP_INLINE void map_avx512(int op, const float *x, const float *y, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 mask = tail_mask(n - i);
-        const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
-        __m512 r = op == OP_SILU || op == OP_SILU_MUL ? hyp_silu_avx512(v) : hyp_gelu_avx512(v);
-        if (op == OP_SILU_MUL || op == OP_GELU_MUL) r = _mm512_mul_ps(r, _mm512_maskz_loadu_ps(mask, y + i));
-        _mm512_mask_storeu_ps(out + i, mask, r);
-    }
-}
-
-static void hyp_silu_all_avx512(const float *x, size_t n, float *out) { map_avx512(OP_SILU, x, NULL, n, out); }
-static void hyp_gelu_all_avx512(const float *x, size_t n, float *out) { map_avx512(OP_GELU, x, NULL, n, out); }
-static void hyp_silu_mul_avx512(const float *gate, const float *up, size_t n, float *out)
-{
-    map_avx512(OP_SILU_MUL, gate, up, n, out);
-}
-
-static void hyp_gelu_mul_avx512(const float *gate, const float *up, size_t n, float *out)
-{
-    map_avx512(OP_GELU_MUL, gate, up, n, out);
-}
-
 
 static void hyp_add_avx512(float *x, const float *y, size_t n)
 {
@@ -123,11 +97,8 @@ void hyp_nn_fill_avx512(hyp_table *t)
 {
     t->rms_norm = hyp_rms_norm_avx512;
     t->rope = hyp_rope_avx512;
-    t->silu_mul = hyp_silu_mul_avx512;
-    t->gelu_mul = hyp_gelu_mul_avx512;
     t->add = hyp_add_avx512;
-    t->silu = hyp_silu_all_avx512;
-    t->gelu = hyp_gelu_all_avx512;
     t->softmax = hyp_softmax_avx512;
+    hyp_activations_fill_avx512(t);
     hyp_attn_fill_avx512(t);
 }

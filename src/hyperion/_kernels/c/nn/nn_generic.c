@@ -1,41 +1,6 @@
-/* Norms, rotations, activations and the KV store in plain C. */
+/* Norms, rotations, softmax and the KV store in plain C. */
 #include "nn/kv_store.h"
 #include "nn/math_generic.h"
-
-static void hyp_silu_all_generic(const float *x, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i++) out[i] = hyp_silu_generic(x[i]);
-}
-
-static void hyp_silu_mul_generic(const float *gate, const float *up, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i++) out[i] = hyp_silu_generic(gate[i]) * up[i];
-}
-
-/* In two loops: in one, compilers follow the clamped argument through exp, as a path of its own, whose subnormals take
- * hundreds of cycles in every vector. */
-HYP_INLINE void gelu_generic(const float *x, const float *up, size_t n, float *out)
-{
-    float high[64], low[64];
-    for (size_t begin = 0; begin < n; begin += 64) {
-        const size_t end = n - begin < 64 ? n : begin + 64;
-        for (size_t i = begin; i < end; i++) hyp_gelu_argument_generic(x[i], &high[i - begin], &low[i - begin]);
-        for (size_t i = begin; i < end; i++) {
-            const float v = hyp_gate_generic(x[i], hyp_exp2_generic(high[i - begin], low[i - begin]));
-            out[i] = up ? v * up[i] : v;
-        }
-    }
-}
-
-static void hyp_gelu_all_generic(const float *x, size_t n, float *out)
-{
-    gelu_generic(x, NULL, n, out);
-}
-
-static void hyp_gelu_mul_generic(const float *gate, const float *up, size_t n, float *out)
-{
-    gelu_generic(gate, up, n, out);
-}
 
 static void hyp_add_generic(float *x, const float *y, size_t n)
 {
@@ -119,11 +84,8 @@ void hyp_nn_fill_generic(hyp_table *t)
     t->kv_store[HYP_KV_Q4_0] = hyp_kv_store_q4_0_generic;
     t->rms_norm = hyp_rms_norm_generic;
     t->rope = hyp_rope_generic;
-    t->silu_mul = hyp_silu_mul_generic;
-    t->gelu_mul = hyp_gelu_mul_generic;
     t->add = hyp_add_generic;
-    t->silu = hyp_silu_all_generic;
-    t->gelu = hyp_gelu_all_generic;
     t->softmax = hyp_softmax_generic;
+    hyp_activations_fill_generic(t);
     hyp_attn_fill_generic(t);
 }
