@@ -188,7 +188,7 @@ cdef class Ring:
         cdef File file
         if io not in IO_MODES:
             raise InvalidArgumentError(f"io is one of {sorted(IO_MODES)}, not {io!r}")
-        self.n = len(pieces)
+        self.n, self.io = len(pieces), io
         self.slots, self.slot_bytes = min(slots, len({p[7] for p in pieces})), slot_bytes
         self.files, self.sums, self.memory, self.names = [], [], memory, tuple((p[0], p[1].path) for p in pieces)
         if (

@@ -58,16 +58,24 @@ class Prediction:
 def probe_stream(ring: Any) -> float:
     """Bytes of weights a second that the ring delivers when nobody computes.
 
-    What was read ahead before the probe is not counted.
+    What was read ahead before the probe is not counted, nor the time in which the ring tries its ways of reading.
     """
     ring.restart()
+    began = time.perf_counter()
     ring.skim(0.1 * STREAM_SECONDS)
+    while not _settled(ring) and time.perf_counter() - began < STREAM_SECONDS:
+        ring.skim(0.1 * STREAM_SECONDS)
     start = ring.stats["bytes_used"]
     began = time.perf_counter()
     ring.skim(STREAM_SECONDS)
     rate = (ring.stats["bytes_used"] - start) / (time.perf_counter() - began)
     ring.restart()
     return float(rate)
+
+
+def _settled(ring: Any) -> bool:
+    """The ring knows by which mode it reads faster."""
+    return ring.io != "auto" or bool(ring.stats["direct_rate"] and ring.stats["buffered_rate"])
 
 
 def probe_compute(matrices: Sequence[PackedMatrix], team: Team, level: str) -> float | None:
