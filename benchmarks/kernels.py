@@ -96,11 +96,13 @@ class Contest:
         names = [f"hyperion {level}" for level in self.levels]
         for name, repack in GGML.items():
             try:
-                self.versions["llama-cpp-python"] = self.ggml[name].ask("load", repack=repack, **weights)["version"]
-                names.append(name)
+                loaded = self.ggml[name].ask("load", repack=repack, **weights)
             except WorkerError as error:
-                if "not repacked" not in str(error):
-                    self.failures[f"{kind} {name}"] = str(error)
+                self.failures[f"{kind} {name}"] = str(error)
+                continue
+            if loaded is not None:  # this type is repacked
+                self.versions["llama-cpp-python"] = loaded["version"]
+                names.append(name)
         return names
 
     def seconds(self, name: str, work: Work) -> float | None:

@@ -19,6 +19,7 @@ from benchmarks.peers.products import activations, at_hand, copies, raw_weights
 from benchmarks.peers.worker import serve
 
 F32 = 0
+LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda level, text, data: None)
 state: dict[str, Any] = {}
 
 
@@ -49,9 +50,14 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "ggml_mul_mat": (POINTER, [POINTER, POINTER, POINTER]),
     "ggml_new_graph": (POINTER, [POINTER]),
     "ggml_build_forward_expand": (None, [POINTER, POINTER]),
+    "ggml_log_set": (None, [POINTER, POINTER]),
     "ggml_tensor_overhead": (SIZE, []),
     "ggml_graph_overhead": (SIZE, []),
 }
+
+
+class NotRepacked(Exception):
+    """This build of ggml has no repacking for these weights."""
 
 
 class Library:
@@ -99,14 +105,14 @@ class Products:
         self.plain = lib.backend_cpu_buffer_type()
         buffer_type = lib.repacking(backend) if repack else self.plain
         if buffer_type is None:
-            raise RuntimeError("this build has no repacking")
+            raise NotRepacked
         number = synthetic.TYPES[kind].number
         self.weights = [lib.new_tensor_2d(self.contexts[0], number, cols, rows) for _ in range(count)]
         self.allocate(self.contexts[0], buffer_type)
         raw = raw_weights(kind, rows, cols)
         if repack and not self.repacks():
             self.close()
-            raise RuntimeError(f"{kind} is not repacked")
+            raise NotRepacked
         for weight in self.weights:
             lib.backend_tensor_set(weight, raw.ctypes.data, 0, raw.nbytes)
         self.graphs: dict[int, tuple[int, list[int], int]] = {}
@@ -155,15 +161,19 @@ class Products:
             self.lib.free(context)
 
 
-def load(kind: str, rows: int, cols: int, nbytes: int, repack: bool) -> dict:
-    """Matrices of at least `nbytes` together, in place of the last ones."""
+def load(kind: str, rows: int, cols: int, nbytes: int, repack: bool) -> dict | None:
+    """Matrices of at least `nbytes` together, in place of the last ones; None where there is no repacking for them."""
     if "lib" not in state:
         state["lib"] = Library()
+        state["lib"].log_set(LOG, None)  # it would write a line for every weight
         state["backend"] = state["lib"].backend_cpu_init()
     if old := state.pop("products", None):
         old.close()
     count = copies(kind, rows, cols, nbytes)
-    state["products"] = Products(state["lib"], state["backend"], kind, rows, cols, count, repack)
+    try:
+        state["products"] = Products(state["lib"], state["backend"], kind, rows, cols, count, repack)
+    except NotRepacked:
+        return None
     return {"version": state["lib"].version, "count": count}
 
 
