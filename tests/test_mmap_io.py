@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import hyperion
+from hyperion.memory import engine_pool
 
 IDS = list(range(5, 45))
 
@@ -48,3 +49,23 @@ def test_a_flipped_bit_is_found(packed, tmp_path):
     damaged.write_bytes(data)
     with pytest.raises(hyperion.FormatError, match="block 2"):
         hyperion.load_model(damaged, io="mmap")
+
+
+def test_the_documented_objects_did_the_work(packed, shared):
+    """After a text, everything that the engine is said to run on has counted it."""
+    before = engine_pool().stats().allocation_count
+    streamed = shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
+    with hyperion.load_model(streamed) as model:
+        floor = model.smallest_budget
+    with hyperion.load_model(streamed, memory_budget=floor + 500_000) as model:
+        executed, passes = model.scheduler.counters.executed, model.loader.passes
+        model.generate("ROMEO:", temperature=0, max_length=4)
+        assert model.scheduler.counters.executed >= executed + 4 * model.config.layers
+        assert model.loader.passes >= passes + 4
+        assert model.stream_stats["passes"] >= 4
+    assert engine_pool().stats().allocation_count > before
+    with hyperion.load_model(packed, io="mmap") as model:
+        assert "checksums" in model.memory_stats.by_owner
+        used = [d.last_accessed for d in model.mapped.layers]
+        model.generate("ROMEO:", temperature=0, max_length=4)
+        assert all(d.last_accessed > t for d, t in zip(model.mapped.layers, used, strict=True))

@@ -118,6 +118,7 @@ class Transformer:
 
     def _open(self, limit: int, progress: Callable[[int, int], None] | None) -> None:
         building = _tokenizer_bytes(self.container, building=True)
+        checksums = sum(t.checksums.nbytes for t in self._tensors.values() if t.checksums is not None)
         vectors = sum(n for i in range(self.config.layers) for _, n in self.config.vectors(i).values()) + self.config.dim
         self._sizes = ModelSizes(
             layers=layer_sizes(self.config, self._tensors),
@@ -125,8 +126,9 @@ class Transformer:
                 "norms and biases": vectors * 4 * (2 if self._io == "mmap" else 1),  # mapped with the layers, and as the kernels want them
                 "tokenizer": _tokenizer_bytes(self.container, building=False),
                 "runtime": RUNTIME_BYTES,
+                "checksums": checksums,
             },
-            opening=vectors * 4 + building + RUNTIME_BYTES,
+            opening=vectors * 4 + building + RUNTIME_BYTES + checksums,
             embedding=self._embedding_bytes(self.config, self._tensors),
             kv=lambda n: self.config.layers * self.shape.kv_bytes(n),
             scratch=self._pass_bytes,
