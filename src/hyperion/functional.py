@@ -33,6 +33,7 @@ from .memory import (
 )
 from .models.convert import Conversion
 from .models.mixed import MixedPrecisionConfig, init_mixed_precision_config
+from .performance import OptimizationImpact, PerformanceAnalysis, PerformanceConfig, PerformanceMetrics
 from .quantization import dequantize_tensor, quantize_tensor
 from .scheduling import (
     CheckpointStrategy,
@@ -52,6 +53,7 @@ from .tokenizer import Tokenizer, TokenizerConfig
 __all__ = [
     "add_layer_to_schedule",
     "alloc",
+    "analyze_optimization_impact",
     "apply_mixed_precision",
     "calculate_optimal_batch_size",
     "close_mapped_model",
@@ -60,6 +62,7 @@ __all__ = [
     "create_forward_scheduler",
     "create_layer_scheduler",
     "create_memory_optimizer",
+    "create_performance_analysis",
     "create_pool",
     "create_progressive_loader",
     "create_tensor_with_memory_config",
@@ -79,6 +82,7 @@ __all__ = [
     "free_memory_optimizer",
     "free_progressive_loader",
     "generate_memory_report",
+    "generate_performance_report",
     "generate_text",
     "get_base_name",
     "get_config_value",
@@ -91,6 +95,7 @@ __all__ = [
     "get_mapped_model_memory_usage",
     "get_memory_optimizer_stats",
     "get_memory_stats",
+    "get_performance_trend",
     "get_progressive_loader_stats",
     "get_scheduler_memory_usage",
     "get_scheduler_peak_memory_usage",
@@ -110,6 +115,7 @@ __all__ = [
     "prepare_forward_pass",
     "quantize_tensor",
     "read_file",
+    "record_metrics",
     "release_layer_weights",
     "reset_layer_priorities",
     "reset_scheduler",
@@ -398,3 +404,33 @@ def estimate_memory_usage(scheduler: LayerScheduler) -> MemoryEstimate:
 def apply_mixed_precision(model: Model, config: MixedPrecisionConfig) -> Conversion:
     """Quantize an open model's weights anew, a type for each group; see :meth:`hyperion.Model.apply_mixed_precision`."""
     return model.apply_mixed_precision(config)
+
+
+# ---- Performance -----------------------------------------------------------------------------------------------
+
+
+def create_performance_analysis(config: PerformanceConfig | None = None) -> PerformanceAnalysis:
+    """Make a :class:`hyperion.PerformanceAnalysis`."""
+    return PerformanceAnalysis(config)
+
+
+def record_metrics(analysis: PerformanceAnalysis, metrics: PerformanceMetrics) -> None:
+    """Keep a run's figures; see :meth:`hyperion.PerformanceAnalysis.record_metrics`."""
+    analysis.record_metrics(metrics)
+
+
+def analyze_optimization_impact(
+    analysis: PerformanceAnalysis, baseline: PerformanceMetrics, current: PerformanceMetrics
+) -> OptimizationImpact:
+    """Compare two runs of the same work; see :meth:`hyperion.PerformanceAnalysis.analyze_optimization_impact`."""
+    return analysis.analyze_optimization_impact(baseline, current)
+
+
+def generate_performance_report(analysis: PerformanceAnalysis, path: Any) -> None:
+    """Write what was recorded and found; see :meth:`hyperion.PerformanceAnalysis.generate_report`."""
+    analysis.generate_report(path)
+
+
+def get_performance_trend(analysis: PerformanceAnalysis, metric: str = "execution_time_ms") -> float:
+    """How a figure changes from record to record; see :meth:`hyperion.PerformanceAnalysis.get_trend`."""
+    return analysis.get_trend(metric)

@@ -139,24 +139,18 @@ def read_text(path: str) -> str:
         raise click.BadParameter(f"{path} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
 
 
-def peak_resident() -> int | None:
-    """The largest resident set of this process so far in bytes (VmHWM), or None where the system does not tell."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return None
-
-
 class MemoryWatch:
     """Peak memory of a model's life: what the ledger counted and what the process grew by."""
 
     def __init__(self) -> None:
+        from hyperion.performance.process import peak_resident
+
+        self._peak_resident = peak_resident
         self.before = peak_resident()
 
     def figures(self, model: Any) -> dict[str, int | None]:
         """Bytes: the ledger's peak, the growth of the process's peak resident set, and the budget."""
-        now = peak_resident()
+        now = self._peak_resident()
         grown = None if now is None or self.before is None else now - self.before
         return {
             "peak_memory": model.memory_stats.peak_usage,
