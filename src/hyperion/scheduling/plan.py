@@ -145,7 +145,8 @@ class MemoryPlan:
 
     def __str__(self) -> str:
         lines = [f"{name:<24} {format_size(n):>12}" for name, n in self.items.items() if n]
-        lines.append(f"{'total':<24} {format_size(self.total):>12}   of {format_size(self.budget)}")
+        within = f"   of {format_size(self.budget)}" if self.budget else ""  # the smallest plan has none
+        lines.append(f"{'total':<24} {format_size(self.total):>12}{within}")
         how = "all weights resident" if self.resident else f"{format_size(self.streamed_bytes)} read in every pass"
         if self.forecast is not None:
             how += f"; {self.forecast()}"
