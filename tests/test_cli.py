@@ -303,3 +303,17 @@ def test_a_configuration_s_memory_is_set_up_before_the_model(tmp_path):
     done = subprocess.run(command(*RUN, "--config", tmp_path / "c.conf"), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "1,000,000 bytes" in done.stderr
+
+
+def test_bench_measures_what_it_says(capsys):
+    small = ["bench", "-p", "8", "-n", "4", "-r", "2", "--threads", "1"]
+    assert main([*small, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["rounds"] == 2
+    assert figures["read_per_token"] == 0
+    for name in ("prefill", "decode"):
+        low, high = figures[f"{name}_range"]
+        assert 0 < low <= figures[name] <= high
+    assert main(small) == 0
+    assert "MB a decoded token" in capsys.readouterr().out
+    assert "do not fit the context" in refused(capsys, "bench", "-p", "600", "--context-length", "128")

@@ -180,7 +180,7 @@ def make_plan(
         half = max(least.total - sizes.kv(context_length) + sizes.kv(max(1, context_length // 2)), sizes.opening)
         raise MemoryBudgetError(
             f"a memory budget of {format_size(budget)} cannot hold this model; the smallest that can, at a context of "
-            f"{context_length} tokens, is {format_size(smallest)} ({smallest} bytes):\n{least}\n"
+            f"{context_length} tokens, is {format_size(smallest)} ({smallest} bytes):\n{dataclasses.replace(least, budget=smallest)}\n"
             f"(with half the context: {format_size(half)})",
             budget=budget,
             smallest=smallest,
