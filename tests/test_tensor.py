@@ -204,6 +204,75 @@ def test_a_streaming_tensor_is_no_buffer():
             memoryview(tensor)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rows(strategy):
+    array = values((301, 97), np.float32)
+    with tensor_of(array, strategy) as tensor:
+        for index in (0, -1, 300, np.int64(7), slice(None), slice(3, 290), slice(-5, None), slice(9, 3), slice(0, 1000)):
+            np.testing.assert_array_equal(tensor[index], array[index])
+        tensor[5:9] = array[:4]
+        tensor[-1] = 3
+        tensor[0] = np.arange(97)
+        expected = array.copy()
+        expected[5:9], expected[-1], expected[0] = array[:4], 3, np.arange(97)
+        np.testing.assert_array_equal(content(tensor), expected)
+        np.testing.assert_array_equal(list(tensor), expected)
+        for bad in (301, -302):
+            with pytest.raises(IndexError):
+                tensor[bad]
+        with pytest.raises(ValueError, match="shape|rows"):
+            tensor[0:2] = np.zeros((3, 97), np.float32)
+        if strategy == "STREAMING":
+            for bad in ("x", (0, 1), slice(0, 9, 2), 1.0, None):
+                with pytest.raises(InvalidArgumentError):
+                    tensor[bad]
+            with pytest.raises(InvalidArgumentError, match="complex"):
+                tensor[0] = 1j
+        np.testing.assert_array_equal(content(tensor), expected)
+
+
+# ---- in the library's other parts ----------------------------------------------------------------------------
+
+
+def test_quantizing_a_tensor_into_a_tensor():
+    array = values((64, 64), np.float32)
+    with tensor_of(array, "POOLED") as tensor, Tensor((64, 64), "float32") as out:
+        quantized = hyperion.quantize_tensor(tensor, hyperion.QuantizationConfig(bits=8, group_size=32))
+        assert hyperion.dequantize_tensor(quantized, out) is out
+        np.testing.assert_array_equal(out.numpy(), hyperion.dequantize_tensor(quantized))
+        np.testing.assert_allclose(out.numpy(), array, atol=0.1)
+        with pytest.raises(InvalidArgumentError):
+            hyperion.dequantize_tensor(quantized, Tensor((64, 63), "float32"))
+
+
+def test_layers_over_tensors_larger_than_memory():
+    rows, width = 3000, 64
+    array = values((rows, width), np.float32)
+    budget = MemoryBudget("400kB", name="test")
+    source, target = (Tensor((rows, width), "float32", config("STREAMING"), budget=budget) for _ in range(2))
+    source.stream(array)
+    with hyperion.ForwardScheduler(None, hyperion.ExecutionMode.STREAMING, "200kB", budget=budget) as scheduler:
+        scheduler.add_layer(0, lambda part: part * 2, output_size=array.nbytes)
+        scheduler.add_layer(1, lambda part: part + 1, depends_on=0, output_size=array.nbytes)
+        scheduler.mark_output_unneeded(1)
+        scheduler.prepare()
+        while (layer := scheduler.execute_next(source, target if scheduler.executed_layers % 2 else None)) is not None:
+            assert layer in (0, 1)
+        assert scheduler.peak_memory_usage <= 200_000
+    np.testing.assert_array_equal(content(target), array * 2 + 1)
+    assert budget.peak <= 400_000 < array.nbytes
+
+
+def test_layers_over_tensors_in_memory():
+    with Tensor((3, 4), "float32") as given, Tensor((3, 4), "float32") as out:
+        given.fill(2)
+        with hyperion.create_forward_scheduler() as scheduler:
+            scheduler.add_layer(0, lambda x: x * x, output_size=48)
+            hyperion.prepare_forward_pass(scheduler)
+            assert hyperion.execute_next_layer(scheduler, given, out) == 0
+        assert out.sum() == 48
+
+
 # ---- bad input -----------------------------------------------------------------------------------------------
 
 
@@ -287,7 +356,7 @@ def test_a_disk_that_fails(tmp_path, monkeypatch):
 # ---- operations ----------------------------------------------------------------------------------------------
 
 
-def gelu(x):
+def gelu_tanh(x):
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -305,7 +374,7 @@ CASES = [
     ("ADD", 1.5, lambda x: x + 1.5), ("SUB", 1.5, lambda x: x - 1.5), ("MUL", -2, lambda x: x * -2), ("DIV", 3, lambda x: x / 3),
     ("SCALE", 0.25, lambda x: x * 0.25), ("CLAMP", (-1, 0.5), lambda x: np.clip(x, -1, 0.5)), ("CLAMP", {"low": 0}, lambda x: np.maximum(x, 0)),
     ("CLAMP", (None, None), lambda x: x), ("ABS", None, np.abs), ("NEG", None, np.negative), ("RELU", None, lambda x: np.maximum(x, 0)),
-    ("GELU", None, gelu), ("SILU", None, lambda x: x * special.expit(x)), ("TANH", None, np.tanh), ("SIGMOID", None, special.expit),
+    ("GELU", None, lambda x: x * special.ndtr(x)), ("GELU", {"approximate": "tanh"}, gelu_tanh), ("SILU", None, lambda x: x * special.expit(x)), ("TANH", None, np.tanh), ("SIGMOID", None, special.expit),
     ("EXP", None, np.exp), ("SOFTMAX", None, lambda x: special.softmax(x, axis=-1)), ("LAYER_NORM", None, layer_norm),
     ("LAYER_NORM", {"weight": W97, "bias": W97[::-1], "eps": 1e-3}, lambda x: layer_norm(x, W97, W97[::-1], 1e-3)),
     ("RMS_NORM", None, rms_norm), ("RMS_NORM", {"weight": W97, "eps": 0.1}, lambda x: rms_norm(x, W97, 0.1)),
@@ -345,7 +414,7 @@ def test_sqrt_of_what_has_one():
 def test_the_ends_of_the_number_line(dtype, op):
     torch = pytest.importorskip("torch")
     function = {
-        "GELU": lambda x: torch.nn.functional.gelu(x, approximate="tanh"), "SILU": torch.nn.functional.silu, "TANH": torch.tanh,
+        "GELU": torch.nn.functional.gelu, "SILU": torch.nn.functional.silu, "TANH": torch.tanh,
         "SIGMOID": torch.sigmoid, "RELU": torch.relu, "EXP": torch.exp, "SOFTMAX": lambda x: torch.softmax(x, -1),
     }[op]  # fmt: skip
     big = {"float16": 6e4, "float32": 3e38, "float64": 1e308}[dtype]
@@ -408,7 +477,7 @@ def test_operations_that_do_not_fit(strategy):
         for op, params in (
             ("POW", 2), (3, None), ("ADD", None), ("ADD", "1"), ("ADD", [1, 2]), ("ADD", np.zeros((20, 1), np.float32)), ("ADD", 1j),
             ("ADD", np.zeros(97, complex)), ("SCALE", None), ("SCALE", W97), ("SCALE", True), ("CLAMP", 3), ("CLAMP", (2, 1)), ("CLAMP", (0, math.nan)),
-            ("RELU", 1), ("SOFTMAX", {}), ("RMS_NORM", {"weights": W97}), ("RMS_NORM", {"weight": W97[:5]}), ("RMS_NORM", {"eps": -1}),
+            ("RELU", 1), ("GELU", "tanh"), ("GELU", {"approximate": "erf"}), ("GELU", {}), ("SOFTMAX", {}), ("RMS_NORM", {"weights": W97}), ("RMS_NORM", {"weight": W97[:5]}), ("RMS_NORM", {"eps": -1}),
             ("LAYER_NORM", W97), ("LAYER_NORM", {"eps": math.nan}), ("LAYER_NORM", {"bias": "x"}),
         ):  # fmt: skip
             with pytest.raises(InvalidArgumentError):

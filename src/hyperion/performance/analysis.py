@@ -77,7 +77,7 @@ class PerformanceAnalysis:
     def record_metrics(self, metrics: PerformanceMetrics) -> None:
         """Keep a copy of a run's figures, of those that the configuration tracks."""
         _check_metrics("metrics", metrics)
-        untracked = {name: None for switch, names in _TRACKED.items() if not getattr(self._config, switch) for name in names}
+        untracked: dict[str, Any] = {name: None for switch, names in _TRACKED.items() if not getattr(self._config, switch) for name in names}
         kept = dataclasses.replace(metrics, **untracked)
         with self._lock:
             self._records.append(kept)

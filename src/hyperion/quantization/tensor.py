@@ -11,6 +11,7 @@ from hyperion import cpu
 from hyperion._kernels import matmul, quant
 from hyperion._kernels.quant import BlockType, PackedMatrix
 from hyperion.errors import InvalidArgumentError, UnsupportedError
+from hyperion.tensor import Tensor
 
 from . import arrays, blocks, integer
 from .config import QuantizationConfig
@@ -324,18 +325,18 @@ def _check_same_storage(out: Any, shape: tuple[int, ...], config: QuantizationCo
 
 def dequantize_tensor(
     q: QuantizedTensor,
-    out: Array | None = None,
+    out: Any = None,
     dtype: DTypeLike | str | None = None,
     *,
     threads: int | None = None,
     simd: str | None = None,
-) -> Array:
+) -> Any:
     """The values of quantized weights.
 
     Parameters
     ----------
     q : QuantizedTensor
-    out : array, optional
+    out : array or Tensor, optional
         Of the weights' shape, float16, float32, float64 or (bfloat16) uint16, any strides.
     dtype : optional
         float32 by default, or that of `out`; "bfloat16" gives uint16.
@@ -344,7 +345,7 @@ def dequantize_tensor(
 
     Returns
     -------
-    array
+    array or Tensor
         `out`, or a new array. Values are computed in float32 and then rounded to the dtype.
 
     Raises
@@ -354,6 +355,9 @@ def dequantize_tensor(
     """
     if not isinstance(q, QuantizedTensor):
         raise InvalidArgumentError(f"q must be a QuantizedTensor, not {type(q).__name__}")
+    if isinstance(out, Tensor):
+        dequantize_tensor(q, out.numpy(), dtype, threads=threads, simd=simd)
+        return out
     if dtype is None:
         dtype = np.float32 if not isinstance(out, np.ndarray) or out.dtype == np.uint16 else out.dtype
     stored = arrays.float_dtype(dtype)

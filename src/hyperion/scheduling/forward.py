@@ -14,6 +14,7 @@ import numpy as np
 from hyperion.errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
 from hyperion.memory import MemoryBudget, Reservation, allocate, format_size, parse_size, process_budget
 from hyperion.scheduling.graph import Buffer, DependencyType, ExecutionMode, Layer, LayerGraph
+from hyperion.tensor import Tensor
 
 __all__ = ["DependencyType", "ExecutionMode", "ForwardScheduler"]
 
@@ -201,9 +202,10 @@ class ForwardScheduler(LayerGraph):
 
         Parameters
         ----------
-        input : array, optional
-            The pass's input, for layers without a SEQUENTIAL edge; remembered for the rest of the pass.
-        output : array, optional
+        input : array or Tensor, optional
+            The pass's input, for layers without a SEQUENTIAL edge; remembered for the rest of the pass. In STREAMING it may be
+            a STREAMING tensor, of which every chunk is read when its turn comes.
+        output : array or Tensor, optional
             Where a copy of the layer's output goes; in STREAMING the rows of the present chunk.
 
         Returns
@@ -225,7 +227,7 @@ class ForwardScheduler(LayerGraph):
                 return None
             raise HyperionRuntimeError("the graph has changed or was never prepared: call prepare_forward_pass first")
         if input is not None and self._first < 0:
-            self._input = input
+            self._input = np.asarray(input) if isinstance(input, Tensor) and not input.is_streaming else input
         if self._next == 0 and self._first < 0:
             self._begin()
         if self._next >= len(self._sequence) and not self._next_chunk():
@@ -324,11 +326,13 @@ class ForwardScheduler(LayerGraph):
 
     def _copy(self, layer: Layer, output: Any) -> None:
         """The layer's output, or the present chunk's rows of it, to where the caller wants it."""
-        target = np.asarray(output)
-        if self._first >= 0:
-            target = target[self._first : self._first + len(self._part)]
+        rows = slice(self._first, self._first + len(self._part)) if self._first >= 0 else slice(None)
         try:
-            np.copyto(target, layer.output)
+            if isinstance(output, Tensor) and output.is_streaming:
+                output[rows] = layer.output
+            else:
+                target = np.asarray(output)
+                np.copyto(target[rows] if self._first >= 0 else target, layer.output)
         except (TypeError, ValueError) as error:
             raise InvalidArgumentError(f"the output of layer {layer.index} does not fit where it should go: {error}") from None
 

@@ -1,7 +1,8 @@
 """In-place operations, reductions and products of tensors, a part that is in memory at a time.
 
 Elementwise results, norms and sums do not depend on the strategy: an element or a row is computed the same way wherever the
-window is, and sums add segments of fixed places. Operations run in the tensor's dtype; float16 is computed in float32.
+window is, and sums add segments of fixed places. Activations of float32 are those of :mod:`hyperion.dense`, on several
+threads; float16 is computed in float32, float64 in NumPy.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hyperion import dense
 from hyperion._kernels import ops as kernels
 from hyperion.errors import InvalidArgumentError
 
@@ -44,7 +46,8 @@ class TensorOp(enum.Enum):
     RELU
         max(x, 0). No params.
     GELU
-        By its tanh approximation (arXiv 1606.08415). For floats, no params.
+        None for the exact form, or ``{"approximate": "tanh"}`` (arXiv 1606.08415). For floats; the exact form in float64 takes its
+        time, as NumPy has no error function.
     SILU, TANH, SIGMOID, EXP, SQRT
         For floats, no params.
     SOFTMAX
@@ -87,6 +90,7 @@ class TensorOp(enum.Enum):
 Kernel = Callable[[np.ndarray], object]
 
 _BINARY = {TensorOp.ADD: np.add, TensorOp.SUB: np.subtract, TensorOp.MUL: np.multiply, TensorOp.DIV: np.divide}
+_THREADED = (TensorOp.RELU, TensorOp.GELU, TensorOp.SILU, TensorOp.TANH, TensorOp.SIGMOID, TensorOp.SOFTMAX)
 _ROWS = (TensorOp.SOFTMAX, TensorOp.LAYER_NORM, TensorOp.RMS_NORM)
 _ANY_TYPE = (TensorOp.ADD, TensorOp.SUB, TensorOp.MUL, TensorOp.SCALE, TensorOp.CLAMP, TensorOp.ABS, TensorOp.NEG, TensorOp.RELU)
 
@@ -101,9 +105,11 @@ def run(tensor: Tensor, op: TensorOp, params: Any) -> None:
         _row_wise(tensor, op, params)
     else:
         kernel = _unary(tensor, op, params)
+        # What is threaded takes all that is in memory at once.
+        step = TILE if op not in _THREADED or tensor.dtype is not DataType.FLOAT32 else max(tensor.size, 1)
         with np.errstate(all="ignore"):
             for _, block in tensor.blocks(write=True):
-                for tile in _tiles(block, TILE):
+                for tile in _tiles(block, step):
                     _computed(kernel, tile)
 
 
@@ -131,6 +137,8 @@ def _unary(tensor: Tensor, op: TensorOp, params: Any) -> Kernel:
         return lambda x: np.multiply(x, factor, out=x)
     if op is TensorOp.CLAMP:
         return _clamp(tensor, params)
+    if op is TensorOp.GELU:
+        return _gelu(params)
     if params is not None:
         raise InvalidArgumentError(f"{op.name} has no params, not {params!r:.80}")
     return _KERNELS[op]
@@ -168,20 +176,25 @@ def _sigmoid(x: np.ndarray) -> None:
     np.reciprocal(x, out=x)
 
 
+def _times(x: np.ndarray, gate: np.ndarray) -> None:
+    """x *= gate, where infinity times a gate of 0 is 0."""
+    infinite = np.isinf(x) & (gate == 0)
+    np.multiply(x, gate, out=x)
+    np.copyto(x, 0, where=infinite)
+
+
 def _silu(x: np.ndarray) -> None:
-    if x.dtype == np.float32:
-        kernels.silu(x, out=x)
-        return
     gate = x.copy()
     _sigmoid(gate)
-    np.multiply(x, gate, out=x)
-    np.copyto(x, 0, where=np.isnan(x) & (gate == 0))  # -infinity * 0
+    _times(x, gate)
 
 
-def _gelu(x: np.ndarray) -> None:
-    if x.dtype == np.float32:
-        kernels.gelu(x, out=x)
-        return
+def _gelu_erf(x: np.ndarray) -> None:
+    below = (math.erfc(-v / math.sqrt(2)) for v in x.ravel().tolist())
+    _times(x, np.fromiter(below, x.dtype, x.size) / 2)
+
+
+def _gelu_tanh(x: np.ndarray) -> None:
     inner = x * x
     inner *= 0.044715
     inner += 1
@@ -190,18 +203,29 @@ def _gelu(x: np.ndarray) -> None:
     np.tanh(inner, out=inner)
     inner += 1
     inner *= 0.5
-    x *= inner
-    np.copyto(x, 0, where=np.isnan(x) & (inner == 0))
+    _times(x, inner)
+
+
+def _gelu(params: Any) -> Kernel:
+    form = "none" if params is None else params.get("approximate") if isinstance(params, dict) and len(params) == 1 else ""
+    if form not in ("none", "tanh"):
+        raise InvalidArgumentError(f'GELU takes None or {{"approximate": "tanh"}}, not {params!r:.80}')
+    wide = _gelu_erf if form == "none" else _gelu_tanh
+    return _by_type(lambda x: dense.gelu(x, x, approximate=form), wide)
+
+
+def _by_type(narrow: Kernel, wide: Kernel) -> Kernel:
+    """One kernel for float32, another for what else is computed."""
+    return lambda x: narrow(x) if x.dtype == np.float32 else wide(x)
 
 
 _KERNELS: dict[TensorOp, Kernel] = {
     TensorOp.ABS: lambda x: np.abs(x, out=x),
     TensorOp.NEG: lambda x: np.negative(x, out=x),
-    TensorOp.RELU: lambda x: np.maximum(x, x.dtype.type(0), out=x),
-    TensorOp.GELU: _gelu,
-    TensorOp.SILU: _silu,
-    TensorOp.TANH: lambda x: np.tanh(x, out=x),
-    TensorOp.SIGMOID: _sigmoid,
+    TensorOp.RELU: _by_type(lambda x: dense.relu(x, x), lambda x: np.maximum(x, x.dtype.type(0), out=x)),
+    TensorOp.SILU: _by_type(lambda x: dense.silu(x, x), _silu),
+    TensorOp.TANH: _by_type(lambda x: dense.tanh(x, x), lambda x: np.tanh(x, out=x)),
+    TensorOp.SIGMOID: _by_type(lambda x: dense.sigmoid(x, x), _sigmoid),
     TensorOp.EXP: lambda x: np.exp(x, out=x),
     TensorOp.SQRT: lambda x: np.sqrt(x, out=x),
 }
@@ -271,7 +295,8 @@ def _row_wise(tensor: Tensor, op: TensorOp, params: Any) -> None:
     if not width:
         raise InvalidArgumentError(f"{op.name} needs rows of at least one element, the tensor has shape {tensor.shape}")
     kernel = _row_kernel(tensor, op, params, width)
-    step = max(TILE // width, 1) * width
+    threaded = op in _THREADED and tensor.dtype is DataType.FLOAT32
+    step = tensor.size if threaded else max(TILE // width, 1) * width
     with np.errstate(all="ignore"):
         for _, block in tensor.blocks(write=True, multiple=width):
             for tile in _tiles(block, step):
@@ -309,7 +334,7 @@ def _per_column(op: TensorOp, name: str, value: Any, width: int, dtype: np.dtype
 
 def _softmax(rows: np.ndarray) -> None:
     if rows.dtype == np.float32:
-        kernels.softmax(rows, out=rows)
+        dense.softmax(rows, rows)
         return
     rows -= rows.max(axis=1, keepdims=True)
     np.exp(rows, out=rows)
