@@ -112,7 +112,7 @@ def softmax(
 ) -> Float32:
     """exp(x) / sum(exp(x)) along an axis; the sum is kept in float64.
 
-    Within (5 + |x - max|) u, max the greatest value of the row; results below 1e-37 within 1e-37. A row with NaN or +infinity,
+    Within ``(5 + |x - max|) u``, max the greatest value of the row; results below 1e-37 within 1e-37. A row with NaN or +infinity,
     or with -infinity alone, gives NaN.
     Parameters and errors are those of :mod:`hyperion.dense.activations`, and:
 

@@ -32,8 +32,8 @@ class QuantizedTensor:
         How they are stored: integers (the config's bits, symmetric, group_size and axis count), or a block format by name:
         "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "q2_k" .. "q6_k", "f16", "bf16", "f32".
     codes : array, optional
-        Stored codes, kept and not copied: int8 [*shape] for 8 bits; uint8 [(size + 1) // 2] for 4 bits, two codes in C order
-        to a byte, the earlier one in the low nibble, in two's complement; uint8 [*shape[:-1], bytes of a row] for blocks.
+        Stored codes, kept and not copied: int8 ``[*shape]`` for 8 bits; uint8 [(size + 1) // 2] for 4 bits, two codes in C order
+        to a byte, the earlier one in the low nibble, in two's complement; uint8 ``[*shape[:-1], bytes of a row]`` for blocks.
         Without it the tensor's content is unspecified until it is an ``out=``.
     scales, zero_points : float32 arrays, optional
         Of the params' shape (see :class:`QuantizationConfig`); for integers only, zero_points unless symmetric only.
@@ -105,7 +105,7 @@ class QuantizedTensor:
 
     @property
     def scales(self) -> Array | None:
-        """The scales themselves: float32 of the params' shape; for blocks a float16 view [*shape[:-1], blocks]."""
+        """The scales themselves: float32 of the params' shape; for blocks a float16 view ``[*shape[:-1], blocks]``."""
         return self._scales if self._kind is None else blocks.scales(self._kind, self._codes)
 
     @property
@@ -115,7 +115,7 @@ class QuantizedTensor:
 
     @property
     def minima(self) -> Array | None:
-        """The float16 minima of blocks that have them: a view [*shape[:-1], blocks]."""
+        """The float16 minima of blocks that have them: a view ``[*shape[:-1], blocks]``."""
         return None if self._kind is None else blocks.minima(self._kind, self._codes)
 
     @property
