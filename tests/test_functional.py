@@ -131,3 +131,14 @@ def test_mixed_precision(model):
     assert set(done.types) == {"f32", "f16", "q4_0", "q8_0"}
     assert model.plan.weight_bytes > before
     assert model.describe()["tensor_bytes"].keys() == {"F32", "F16", "Q4_0", "Q8_0"}
+
+
+def test_sparse():
+    dense = np.array([[0, 2, 0], [3, 0, 0]], np.float32)
+    config = hyperion.SparseConfig(format=hyperion.SparseFormat.CSC)
+    matrix = hyperion.convert_to_sparse(dense, config)
+    assert matrix.format is hyperion.SparseFormat.CSC
+    assert matrix.nnz == 2
+    out = np.empty((2, 2), np.float32)
+    assert hyperion.sparse_mat_mul(matrix, np.array([[1, 4], [2, 5], [3, 6]]), out) is out
+    np.testing.assert_array_equal(out, [[4, 10], [3, 12]])

@@ -47,6 +47,7 @@ from .scheduling import (
     MemoryPlan,
 )
 from .scheduling.optimizer import MemoryOptimizer, MemoryOptimizerConfig
+from .sparse import convert_to_sparse, sparse_mat_mul
 from .tensor import Tensor, TensorMemoryConfig, TensorMemoryStats, TensorOp
 from .tokenizer import Tokenizer, TokenizerConfig
 
@@ -57,6 +58,7 @@ __all__ = [
     "apply_mixed_precision",
     "calculate_optimal_batch_size",
     "close_mapped_model",
+    "convert_to_sparse",
     "create_dir",
     "create_execution_plan",
     "create_forward_scheduler",
@@ -123,6 +125,7 @@ __all__ = [
     "set_layer_checkpointing_strategy",
     "set_layer_priority",
     "set_memory_speed_tradeoff",
+    "sparse_mat_mul",
     "stream_tensor_data",
     "tensor_in_place_op",
     "tokenize",

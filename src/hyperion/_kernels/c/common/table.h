@@ -127,6 +127,35 @@ typedef struct {
 enum { HYP_RELU = 0, HYP_SILU = 1, HYP_GELU = 2, HYP_GELU_ERF = 3, HYP_TANH = 4, HYP_SIGMOID = 5, HYP_MAPS = 6 };
 typedef void (*hyp_map_fn)(const float *x, size_t n, float *out);
 
+/* ---- Sparse matrices -------------------------------------------------------------------------------------------------
+ * A dense operand comes as rows of `vectors` times 16 floats (1 to 4), ldb floats apart; results are added to what is there.
+ * Every result is one chain of additions in the order of the indices, so that cutting a row changes no bit. Positions in
+ * indices and values count from indptr[0]. */
+#define HYP_SPARSE_VECTOR 16
+#define HYP_SPARSE_COLS 64     /* columns multiplied together: four registers of AVX-512 */
+#define HYP_SPARSE_TILE 128    /* rows of the dense operand that stay in the first-level cache: 32 KiB of 64 columns */
+#define HYP_SPARSE_ROWS 256    /* rows of the sparse matrix that share such a tile */
+typedef struct {
+    uint16_t count, row; /* stored values of one row in one tile */
+} hyp_sparse_visit;
+typedef struct {
+    /* c[r] += sum over row r of value * b[index]; rows of c are ldc floats apart. */
+    void (*rows)(const int32_t *indptr, const int32_t *indices, const float *values, size_t rows, const float *b, size_t ldb,
+                 size_t vectors, float *c, size_t ldc);
+    /* The same for one tile: offsets are rows of the tile; rows of b and c are HYP_SPARSE_COLS floats apart. */
+    void (*visits)(const hyp_sparse_visit *visits, size_t n, const uint8_t *offsets, const float *values, const float *b,
+                   size_t vectors, float *c);
+    /* y[r * stride] = sum over row r of value * x[index]. */
+    void (*dots)(const int32_t *indptr, const int32_t *indices, const float *values, size_t rows, const float *x, float *y,
+                 ptrdiff_t stride);
+    /* One row of n blocks [height][width]: c[i] += sum over blocks and k of block[i][k] * b[index * width + k]. */
+    void (*blocks)(const int32_t *indices, const float *values, size_t n, size_t height, size_t width, const float *b,
+                   size_t ldb, size_t vectors, float *c, size_t ldc);
+    /* The same for a vector: y[i] += ... x[index * width + k]. */
+    void (*block_dots)(const int32_t *indices, const float *values, size_t n, size_t height, size_t width, const float *x,
+                       float *y);
+} hyp_sparse_kernels;
+
 typedef struct {
     int level;
     hyp_mul_fn mul[HYP_TYPES];     /* NULL where the type is unknown */
@@ -144,6 +173,7 @@ typedef struct {
     hyp_map_fn map[HYP_MAPS]; /* HYP_GELU is the tanh approximation */
     hyp_map_fn softmax;       /* of n values as one row, n >= 1 */
     hyp_quantize_kernels quantize;
+    hyp_sparse_kernels sparse;
 } hyp_table;
 
 /* Each <family>_<isa>.c exports one function that fills the entries it implements; a level's table starts as a copy of
@@ -157,6 +187,9 @@ void hyp_nn_fill_generic(hyp_table *t);
 void hyp_quantize_fill_generic(hyp_table *t);
 void hyp_quantize_fill_avx2(hyp_table *t);
 void hyp_quantize_fill_avx512(hyp_table *t);
+void hyp_sparse_fill_generic(hyp_table *t);
+void hyp_sparse_fill_avx2(hyp_table *t);
+void hyp_sparse_fill_avx512(hyp_table *t);
 void hyp_nn_fill_avx2(hyp_table *t);
 void hyp_nn_fill_avx512(hyp_table *t);
 

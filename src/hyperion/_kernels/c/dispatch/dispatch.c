@@ -165,6 +165,9 @@ static void fill_generic(hyp_table *t)
 #ifdef HYP_HAVE_quantize_generic
     hyp_quantize_fill_generic(t);
 #endif
+#ifdef HYP_HAVE_sparse_generic
+    hyp_sparse_fill_generic(t);
+#endif
 }
 
 static void fill_avx2(hyp_table *t)
@@ -178,6 +181,9 @@ static void fill_avx2(hyp_table *t)
 #endif
 #ifdef HYP_HAVE_quantize_avx2
     hyp_quantize_fill_avx2(t);
+#endif
+#ifdef HYP_HAVE_sparse_avx2
+    hyp_sparse_fill_avx2(t);
 #endif
 }
 
@@ -200,6 +206,9 @@ static void fill_avx512(hyp_table *t)
 #endif
 #ifdef HYP_HAVE_quantize_avx512
     hyp_quantize_fill_avx512(t);
+#endif
+#ifdef HYP_HAVE_sparse_avx512
+    hyp_sparse_fill_avx512(t);
 #endif
 }
 
