@@ -4,6 +4,7 @@ import gc
 import importlib.util
 import inspect
 import json
+import subprocess
 import sys
 import threading
 
@@ -379,3 +380,21 @@ def test_procedures(tracked, tmp_path):
     assert "Owners" in (tmp_path / "r.txt").read_text()
     hyperion.enable_memory_tracking(False)
     assert budget.observer() is None
+
+
+def test_the_process_s_pool_is_no_leak_of_whoever_used_it_first(tmp_path):
+    code = """
+import sys, hyperion
+hyperion.enable_memory_tracking()
+kept = [
+    hyperion.alloc(5000),
+    hyperion.Tensor(100_000),
+    hyperion.Tensor(100_000, "float32", hyperion.TensorMemoryConfig(strategy="POOLED")),
+]
+hyperion.generate_memory_report(sys.argv[1])
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "r.json")], check=True)
+    sites = json.loads((tmp_path / "r.json").read_text())["sites"]
+    live = {(s["kind"], s["line"]): s["live_bytes"] for s in sites if s["live_bytes"]}
+    assert live.keys() == {("block", 5), ("reservation", 6), ("block", 7)}
+    assert (live["block", 5], live["block", 7]) == (5000, 400_000)

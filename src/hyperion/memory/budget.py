@@ -251,6 +251,13 @@ class Reservation:
                 self._site.shrunk(nbytes, 1)
                 self._site = None
 
+    def forget_site(self) -> None:
+        """Do not count it for the line that made it: that line does not own it."""
+        with _lock:
+            if self._site is not None:
+                self._site.shrunk(self._nbytes, 1)
+                self._site = None
+
     def __enter__(self) -> Self:
         return self
 

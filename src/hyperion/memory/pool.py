@@ -182,6 +182,9 @@ class MemoryPool(Pool):
             raise InvalidArgumentError(
                 f"a pool of {capacity} bytes cannot hold a block of {block} bytes (in multiples of {blocks.ALIGNMENT})"
             )
+        reservation = self._budget.reserve(name, 0)
+        if not reserve:  # the process's pool: whoever happens to use it first has not leaked it
+            reservation.forget_site()
         super().__init__(
             strategy.value,
             capacity,
@@ -193,7 +196,7 @@ class MemoryPool(Pool):
             demand=config.enable_optimization,
             flexible=grows and config.max_pool_size is None,
             track=config.track_allocations,
-            reservation=self._budget.reserve(name, 0),
+            reservation=reservation,
             read_size=parse_size,
             name=name,
         )
