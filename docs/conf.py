@@ -24,6 +24,7 @@ version = release = hyperion.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.intersphinx", "sphinx.ext.viewcode", "numpydoc"]
 exclude_patterns = ["build", "templates"]
 templates_path = ["templates"]
+default_role = "code"  # what stands between single backquotes
 html_theme = "furo"
 html_title = f"Hyperion {version}"
 html_theme_options = {"navigation_with_keys": True}

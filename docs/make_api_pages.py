@@ -53,7 +53,7 @@ def write(folder: Path) -> None:
         listed = "\n".join(f"   {name}" for name in names)
         text = (
             f"{title}\n{'=' * len(title)}\n\n{about}\n\n.. currentmodule:: hyperion\n\n"
-            f".. autosummary::\n   :toctree: names\n\n{listed}\n"
+            f".. autosummary::\n   :toctree: names\n   :nosignatures:\n\n{listed}\n"
         )
         _replace(folder / f"{room}.rst", text)
     index = "API reference\n=============\n\n.. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   {room}\n" for room in rooms)
