@@ -94,6 +94,20 @@ def test_where_the_bytes_count():
     assert budget.used == 0
 
 
+def test_writing_in_order_reads_nothing():
+    with Tensor(10 * WINDOW, "uint8", config("STREAMING")) as tensor:
+        part = np.arange(1000, dtype=np.uint16).view(np.uint8)
+        for at in range(0, tensor.nbytes - part.nbytes, part.nbytes):
+            tensor.stream(part, at)
+        tensor.stream(part, 5)
+        tensor.fill(3)
+        assert (tensor.stats.bytes_read, tensor.sum()) == (0, 3 * tensor.size)
+        assert tensor.stats.bytes_written >= tensor.nbytes
+        before = tensor.stats
+        np.testing.assert_array_equal(tensor.read(tensor.nbytes - 100), 3)  # still in the window
+        assert tensor.stats.bytes_read == before.bytes_read
+
+
 def test_tensors_of_one_configuration_share_a_pool():
     budget = MemoryBudget("4MB", name="test")
     settings = config("POOLED", pool_size=1 << 20)

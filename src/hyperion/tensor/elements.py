@@ -229,12 +229,14 @@ class Elements(Exporter):
             raise InvalidArgumentError(f"{size} bytes are to be written, the data has {source.size}")
         if offset + size > self.nbytes:
             raise InvalidArgumentError(f"{size} bytes at byte {offset} do not fit the tensor's {self.nbytes}")
-        if self._window is None:
-            self._check_writable()
+        self._check_writable()
         with self._lock:
-            for start, stop in self._pieces(offset, offset + size):
-                whole = self._window is None or (stop - start == self._window_size(start))
-                self._view(start, stop, whole)[...] = source[start - offset : stop - offset]
+            self._check_open()
+            if self._window is None:
+                self.exported.reshape(-1).view(np.uint8)[offset : offset + size] = source[:size]
+            else:
+                for at in range(0, size, self._window.size):
+                    self._window.write(offset + at, source[at : min(at + self._window.size, size)])
             self._streamed += size
         return size
 
@@ -280,11 +282,23 @@ class Elements(Exporter):
             room = "" if out is None else f" or out's {out.nbytes}"
             raise InvalidArgumentError(f"{size} bytes at byte {offset} are not elements within the tensor's {self.nbytes} bytes{room}")
         result = np.empty(size // item, self._dtype.numpy) if out is None else out
-        target = result.reshape(-1).view(np.uint8)
+        target = result.reshape(-1).view(np.uint8)[:size]
         with self._lock:
-            for start, stop in self._pieces(offset, offset + size):
-                target[start - offset : stop - offset] = self._view(start, stop)
+            self._check_open()
+            if self._window is None:
+                target[...] = self.exported.reshape(-1).view(np.uint8)[offset : offset + size]
+            else:
+                for start, stop, place in self._pieces(self._window, offset, offset + size):
+                    target[start - offset : stop - offset] = self._window.view(start, stop, around=place)
         return result
+
+    def _pieces(self, window: Window, start: int, stop: int) -> Iterator[tuple[int, int, tuple[int, int]]]:
+        """A range cut where the window's places begin, with those places."""
+        while start < stop:
+            place = start // window.size * window.size
+            after = min(place + window.size, self.nbytes)
+            yield start, min(stop, after), (place, after)
+            start = after
 
     def __getitem__(self, index: Any) -> Any:
         """Elements as NumPy's indexing gives them: a view; of a STREAMING tensor rows (an integer or a slice without a step), copied."""
@@ -369,28 +383,6 @@ class Elements(Exporter):
             else:
                 view = self._window.view(start, stop, read=read, write=write).view(dtype)
             yield start // dtype.itemsize, view
-
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The range cut where the window's places begin."""
-        size = self.nbytes if self._window is None else self._window.size
-        while start < stop:
-            end = min(stop, start // size * size + size)
-            yield start, end
-            start = end
-
-    def _window_size(self, start: int) -> int:
-        assert self._window is not None
-        return min(self._window.size, self.nbytes - start) if start % self._window.size == 0 else -1
-
-    def _view(self, start: int, stop: int, whole: bool | None = None) -> np.ndarray:
-        """Bytes of one piece; `whole` says whether they are to be written, and whether that is all of the window's place."""
-        self._check_open()
-        if self._window is None:
-            return self.exported.reshape(-1).view(np.uint8)[start:stop]
-        place = start // self._window.size * self._window.size
-        end = min(place + self._window.size, self.nbytes)
-        view = self._window.view(place, end, read=not whole, write=whole is not None)
-        return view[start - place : stop - place]
 
     @contextlib.contextmanager
     def _locked(self, *others: Any) -> Iterator[None]:

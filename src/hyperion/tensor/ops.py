@@ -410,7 +410,8 @@ def _multiply_rows(tensor: Tensor, right: np.ndarray, wide: np.dtype[Any], out: 
     if not width:
         out.fill(0)
         return
-    step = max(SEGMENT * 16 // max(width, columns, 1), 16)  # rows whose result and conversion are temporaries
+    longest = columns if tensor.dtype.numpy == wide else max(width, columns)
+    step = max(SEGMENT * 16 // max(longest, 1), 16)  # rows whose result (and conversion) are temporaries
     for start, block in tensor.blocks(multiple=width):
         rows = block.reshape(-1, width)
         for at in range(0, len(rows), step):

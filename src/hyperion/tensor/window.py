@@ -73,24 +73,33 @@ class Window:
 
     # ---- access --------------------------------------------------------------------------------------------------
 
-    def view(self, start: int, stop: int, *, read: bool = True, write: bool = False) -> np.ndarray:
+    def view(self, start: int, stop: int, *, around: tuple[int, int] | None = None, write: bool = False, read: bool = True) -> np.ndarray:
         """Bytes `start` to `stop` as an array of uint8, which is valid until the next call of any method.
 
         Parameters
         ----------
         start, stop : int
             At most the window's size apart.
-        read : bool
-            False: the content does not matter, as all of it will be written.
+        around : (int, int), optional
+            What to bring into memory when they are not there; by default they alone.
         write : bool
             Whether the bytes will be changed.
+        read : bool
+            False: what is in them does not matter, as all of it will be written.
         """
         if self._file is None:
             raise HyperionRuntimeError("the tensor is closed")
         if start < self._start or stop > self._stop:
-            self._move(start, stop, read)
+            self._move(*(around or (start, stop)), read)
         self._dirty |= write
         return self._bytes[start - self._start : stop - self._start]
+
+    def write(self, start: int, data: np.ndarray) -> None:
+        """Write at most the window's size of bytes; what follows on what the window holds joins it, and nothing is read for it."""
+        stop = start + len(data)
+        if self._start <= start <= self._stop and stop <= self._start + self.size:
+            self._stop = max(self._stop, stop)
+        self.view(start, stop, write=True, read=False)[...] = data
 
     def _move(self, start: int, stop: int, read: bool) -> None:
         self.flush()
