@@ -317,3 +317,17 @@ def test_bench_measures_what_it_says(capsys):
     assert main(small) == 0
     assert "MB a decoded token" in capsys.readouterr().out
     assert "do not fit the context" in refused(capsys, "bench", "-p", "600", "--context-length", "128")
+
+
+def test_run_reports_what_bounds_it(capsys, tmp_path):
+    assert main([*RUN, "-q", "--report", str(tmp_path / "r.json")]) == 0
+    text = capsys.readouterr().out
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    (record,) = report["records"]
+    assert record["label"] == "generation"
+    assert record["threads"] == 1
+    assert record["weight_bytes"] > 0
+    assert record["evidence"] in report["advice"][0]
+    assert main([*RUN, "-q"]) == 0
+    assert capsys.readouterr().out == text
+    assert ".csv" in refused(capsys, *RUN, "--report", tmp_path / "r.csv")

@@ -322,7 +322,7 @@ def test_reports_say_what_was_found(filled, tmp_path, monkeypatch):
     without_matplotlib(monkeypatch)
     hyperion.generate_performance_report(filled, tmp_path / "r.txt")
     text = (tmp_path / "r.txt").read_text()
-    for part in ("a | b", "121 ms", "5 MB", "compute: 180 % CPU of 200 %", "2 times as fast"):
+    for part in ("- bound by compute", "a | b", "121 ms", "5 MB", "compute: 180 % CPU of 200 %", "2 times as fast"):
         assert part in text
     hyperion.generate_performance_report(filled, str(tmp_path / "r.md"))
     lines = (tmp_path / "r.md").read_text().splitlines()
@@ -337,6 +337,7 @@ def test_reports_say_what_was_found(filled, tmp_path, monkeypatch):
     assert data["summary"]["execution_time_ms"]["median"] == 105
     assert data["summary"]["execution_time_ms"]["trend"] == pytest.approx(filled.get_trend())
     assert data["summary"]["memory_usage_bytes"]["trend"] is None
+    assert data["advice"] == filled.recommend(filled.records[-1])
     assert data["impacts"][0]["speedup_factor"] == 2
     assert data["picture"] is None
     assert sorted(hyperion.list_dir(tmp_path)) == ["r.json", "r.md", "r.txt"]

@@ -124,6 +124,9 @@ def test_tensors_of_one_configuration_share_a_pool():
     for tensor in (first, second, third):
         tensor.close()
     assert pool.stats().current_usage == 0
+    del pool, settings, first, second, third, tensor
+    gc.collect()
+    assert budget.used == 0
     before = hyperion.get_memory_stats().current_usage
     with Tensor(1000, "float32", TensorMemoryConfig(strategy="POOLED")):
         assert hyperion.get_memory_stats().current_usage == before + 4000

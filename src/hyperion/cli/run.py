@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -32,6 +34,7 @@ from hyperion.cli.settings import Settings, config_option
 @click.option("--logprobs", type=int, help="With --json: this many likely tokens at every place, and all log probabilities.")
 @config_option
 @click.option("--plan", "show_plan", is_flag=True, help="Also print where the memory goes.")
+@click.option("--report", "report_file", metavar="FILE", help="Write what bounds the run, and what to change (.txt, .md, .json, .png).")
 @click.option("-q", "--quiet", is_flag=True, help="Print no figures.")
 @engine_options
 @as_json
@@ -41,6 +44,7 @@ def command(
     prompt_file: str | None,
     config_file: str | None,
     show_plan: bool,
+    report_file: str | None,
     quiet: bool,
     json_output: bool,
     **options: Any,
@@ -55,6 +59,10 @@ def command(
     from hyperion import load_model
 
     text = find_prompt(prompt, prompt_file)
+    if report_file is not None:
+        from hyperion.performance.report import kind_of
+
+        kind_of(report_file)  # a suffix that nothing writes is better told of now
     settings = Settings(config_file)
     engine, config = settings.of(options)
     watch = MemoryWatch()
@@ -65,13 +73,28 @@ def command(
         settings.apply(loaded)
         if show_plan:
             note(str(loaded.plan))
-        run = generate(loaded, text, config, echo=not json_output)
+        with performance(loaded, report_file, settings.configs.get("PerformanceConfig")):
+            run = generate(loaded, text, config, echo=not json_output)
         run.update(watch.figures(loaded))
     if json_output:
         emit_json(run)
     if not quiet:
         note(speed_sentence(run))
         note(memory_sentence(run))
+
+
+@contextlib.contextmanager
+def performance(model: Any, report_file: str | None, config: Any) -> Iterator[None]:
+    """Measure what runs in the block and write a report about it, if one is asked for."""
+    if report_file is None:
+        yield
+        return
+    from hyperion import PerformanceAnalysis
+
+    analysis = PerformanceAnalysis(config)
+    with analysis.measure("generation", model=model):
+        yield
+    analysis.generate_report(report_file)
 
 
 def find_prompt(prompt: str | None, prompt_file: str | None) -> str:

@@ -57,8 +57,8 @@ def diagnose(metrics: PerformanceMetrics, threads: int, bandwidth: float | None)
     used = "" if busy is None else f"{metrics.cpu_usage_percent:.0f} % CPU of {100 * threads} % for {threads} threads"
     if metrics.disk_wait_ms is not None and metrics.disk_wait_ms >= DISK_WAIT * metrics.execution_time_ms:
         share = metrics.disk_wait_ms / metrics.execution_time_ms
-        rate = "" if not metrics.disk_bytes else f", which gave {format_size(int(metrics.disk_bytes / seconds))}/s"
-        return Diagnosis(Bound.DISK, f"{share:.0%} of the time waited for the disk{rate}")
+        rate = "" if not metrics.disk_bytes else f"; {format_size(int(metrics.disk_bytes / seconds))}/s came from the disk"
+        return Diagnosis(Bound.DISK, f"{share:.0%} of the time waited for the file{rate}")
     traffic, what = _traffic(metrics)
     if traffic and bandwidth and traffic / seconds >= MEMORY_SHARE * bandwidth:
         rate, share = format_size(int(traffic / seconds)), traffic / seconds / bandwidth

@@ -132,6 +132,11 @@ class PerformanceAnalysis:
         threads = metrics.threads or cpu.default_threads()
         return advice.diagnose(metrics, threads, memory_bandwidth(threads) if known else None)
 
+    def recommend(self, metrics: PerformanceMetrics) -> list[str]:
+        """Say what bounds a run and what to change about it, drawn from its figures."""
+        threads = cpu.default_threads()
+        return advice.recommend(self.diagnose(metrics), metrics, threads, threads)
+
     def analyze_optimization_impact(self, baseline: PerformanceMetrics, current: PerformanceMetrics) -> OptimizationImpact:
         """Compare two runs of the same work.
 
@@ -145,9 +150,8 @@ class PerformanceAnalysis:
         speedup, memory, saved, said = advice.compare(baseline, current)
         bound = advice.Bound.UNKNOWN
         if self._config.enable_optimization:
-            diagnosis, threads = self.diagnose(current), cpu.default_threads()
-            bound = diagnosis.bound
-            said += advice.recommend(diagnosis, current, threads, threads)
+            bound = self.diagnose(current).bound
+            said += self.recommend(current)
         text = "\n".join(said) if self._config.enable_optimization else ""
         impact = OptimizationImpact(speedup, memory, saved, text, bound.value)
         with self._lock:

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
     from .analysis import PerformanceAnalysis
 
-__all__ = ["write"]
+__all__ = ["kind_of", "write"]
 
-_TEXT, _MARKDOWN = (".txt", ".log", ""), ".md"
 _FIGURES = {  # field: (name, factor, unit)
     "execution_time_ms": ("time", 1.0, "ms"),
     "memory_usage_bytes": ("memory", 1e-6, "MB"),
@@ -41,15 +40,27 @@ _ROWS = 40
 """Records that a table lists: the latest."""
 
 
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """What a report's suffix asks for: "text", "markdown", "json" or "png".
+
+    Raises
+    ------
+    InvalidArgumentError
+        If it is another one.
+    """
+    suffix = Path(path).suffix.lower()
+    kind = {".txt": "text", ".log": "text", "": "text", ".md": "markdown", ".json": "json", ".png": "png"}.get(suffix)
+    if kind is None:
+        raise InvalidArgumentError(f"a performance report is .txt, .log, .md, .json or .png, not {suffix!r}: {os.fspath(path)}")
+    return kind
+
+
 def write(analysis: PerformanceAnalysis, path: str | os.PathLike[str]) -> None:
     """Write a report of the kind that the suffix says, and the picture beside it where it can be drawn."""
-    target = Path(path)
-    suffix = target.suffix.lower()
-    if suffix == ".png":
+    target, kind = Path(path), kind_of(path)
+    if kind == "png":
         write_file(target, _picture(analysis.records))
         return
-    if suffix != ".json" and suffix != _MARKDOWN and suffix not in _TEXT:
-        raise InvalidArgumentError(f"a performance report is .txt, .log, .md, .json or .png, not {suffix!r}: {target}")
     picture: str | None = None
     try:
         drawn = _picture(analysis.records)
@@ -59,7 +70,7 @@ def write(analysis: PerformanceAnalysis, path: str | os.PathLike[str]) -> None:
         picture = target.with_suffix(".png").name
         write_file(target.with_suffix(".png"), drawn)
     content = _content(analysis, picture)
-    write_file(target, json.dumps(content, indent=1) + "\n" if suffix == ".json" else _text(content, suffix == _MARKDOWN))
+    write_file(target, json.dumps(content, indent=1) + "\n" if kind == "json" else _text(content, kind == "markdown"))
 
 
 # ---- Content -----------------------------------------------------------------------------------------------
@@ -81,6 +92,7 @@ def _content(analysis: PerformanceAnalysis, picture: str | None) -> dict[str, An
         "threads": cpu.default_threads(),
         "records": runs,
         "summary": {name: _summary(analysis, name) for name in _FIGURES if any(getattr(r, name) is not None for r in records)},
+        "advice": analysis.recommend(records[-1]) if analysis.config.enable_optimization else [],
         "impacts": [dataclasses.asdict(impact) for impact in analysis.impacts],
         "picture": picture,
     }
@@ -120,6 +132,8 @@ def _text(content: dict[str, Any], markdown: bool) -> str:
     omitted = len(content["records"]) - len(shown)
     lines += ["", title.format("Records" if not omitted else f"Records (the latest {len(shown)} of {len(content['records'])})"), ""]
     lines += table(*_record_rows(shown))
+    if content["advice"]:
+        lines += ["", title.format("The latest record"), "", *(f"- {line}" for line in content["advice"])]
     if content["impacts"]:
         lines += ["", title.format("Changes"), ""]
         for number, impact in enumerate(content["impacts"], 1):
