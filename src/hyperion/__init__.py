@@ -22,7 +22,7 @@ from .errors import (
 
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
     from .config import Config, ConfigEntry, ConfigType, get_config_value, load_config, set_config_value
-    from .dense import gelu, relu, sigmoid, silu, softmax, tanh
+    from .dense import CacheConfig, gelu, matmul, relu, sigmoid, silu, softmax, tanh
     from .functional import (
         add_layer_to_schedule,
         analyze_optimization_impact,
@@ -148,6 +148,14 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
 __version__ = "0.1.0"
 
 _LAZY: dict[str, str] = {
+    "CacheConfig": "hyperion.dense",
+    "matmul": "hyperion.dense",
+    "gelu": "hyperion.dense",
+    "relu": "hyperion.dense",
+    "sigmoid": "hyperion.dense",
+    "silu": "hyperion.dense",
+    "softmax": "hyperion.dense",
+    "tanh": "hyperion.dense",
     "CheckpointStrategy": "hyperion.scheduling",
     "Chunk": "hyperion.generation",
     "Config": "hyperion.config",
@@ -293,6 +301,7 @@ _LAZY: dict[str, str] = {
 }  # public name: the module that has it
 
 __all__ = [
+    "CacheConfig",
     "CheckpointStrategy",
     "Chunk",
     "Config",
@@ -417,6 +426,7 @@ __all__ = [
     "load_layer",
     "load_model",
     "mark_layer_output_unneeded",
+    "matmul",
     "open_mapped_model",
     "optimize_memory_usage",
     "plot_sparsity",

@@ -1,4 +1,4 @@
-from numpy import float32
+from numpy import float32, int64
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
@@ -11,4 +11,20 @@ def apply(team: Team, name: str, x: NDArray[float32], out: NDArray[float32], lev
 def softmax_buffer_bytes(team: Team, x: NDArray[float32], out: NDArray[float32]) -> int: ...
 def softmax(
     team: Team, x: NDArray[float32], out: NDArray[float32], buffer: Buffer | None, level: str | None = None
+) -> None: ...
+
+class Blocks:
+    def __new__(cls, rows: int, depth: int, super_rows: int, cols: int, ahead: int, line: int) -> Blocks: ...
+
+def gemm_tile(level: str | None = None) -> tuple[int, int]: ...
+def gemm_buffer_bytes(m: int, n: int, k: int, blocks: Blocks, level: str | None = None) -> int: ...
+def gemm(
+    team: Team,
+    a: NDArray[float32],
+    b: NDArray[float32],
+    out: NDArray[float32],
+    offsets: NDArray[int64],
+    blocks: Blocks,
+    buffer: Buffer,
+    level: str | None = None,
 ) -> None: ...

@@ -1,6 +1,6 @@
 """Functions over float32 arrays of any strides, on a team of threads; `hyperion.dense` checks what comes in."""
 
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 
 from hyperion._kernels.dispatch cimport (
     HYP_GELU,
@@ -35,6 +35,24 @@ cdef extern from "dense/map.h" nogil:
     size_t hyp_rows_buffer(size_t n)
     int hyp_map_rows(const hyp_threads_api *api, hyp_team *team, hyp_map_fn f, const hyp_pair *pair, size_t n,
                      Py_ssize_t in_, Py_ssize_t out, float *buffer)
+
+cdef extern from "dense/gemm.h" nogil:
+    ctypedef struct hyp_gemm:
+        size_t m
+        size_t n
+        size_t k
+        const float *a
+        const float *b
+        Py_ssize_t a_row
+        Py_ssize_t a_col
+        Py_ssize_t b_row
+        Py_ssize_t b_col
+        float *c
+        Py_ssize_t c_row
+
+    size_t hyp_gemm_buffer(const hyp_table *t, size_t m, size_t n, size_t k, const hyp_blocks *blocks)
+    int hyp_gemm_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_gemm *g,
+                     const hyp_blocks *blocks, void *buffer)
 
 MAPS = {
     "relu": HYP_RELU, "silu": HYP_SILU, "gelu": HYP_GELU, "gelu_erf": HYP_GELU_ERF, "tanh": HYP_TANH,
@@ -102,3 +120,57 @@ def softmax(Team team not None, x, out, buffer, level=None):
     with nogil:
         status = hyp_map_rows(region, threads, f, &pair, n, from_, to, memory)
     check_status(status, "softmax")
+
+
+# ---- Products ----------------------------------------------------------------------------------------------
+
+
+cdef class Blocks:
+    """How a product is cut: sizes in rows, depth and columns, `ahead` and `line` in bytes; see c/dense/gemm.h."""
+
+    def __cinit__(self, size_t rows, size_t depth, size_t super_rows, size_t cols, size_t ahead, size_t line):
+        if 0 in (rows, depth, super_rows, cols) or line % sizeof(float) or line == 0:
+            raise InvalidArgumentError("blocks have at least one row and column, and lines whole floats")
+        self.c.rows, self.c.depth, self.c.super_, self.c.cols = rows, depth, super_rows, cols
+        self.c.ahead, self.c.line = ahead, line
+
+
+def gemm_tile(level=None):
+    """(rows, columns) of the tile that a level's kernel keeps in registers."""
+    cdef const hyp_table *t = table(level_number(level))
+    return t.gemm.mr, t.gemm.nr
+
+
+def gemm_buffer_bytes(size_t m, size_t n, size_t k, Blocks blocks not None, level=None):
+    """Bytes of buffer that `gemm` needs for matrices of this size, none of them empty."""
+    return hyp_gemm_buffer(table(level_number(level)), m, n, k, &blocks.c) + blocks.c.line
+
+
+def gemm(Team team not None, a, b, out, const int64_t[:, ::1] offsets not None, Blocks blocks not None,
+         unsigned char[::1] buffer not None, level=None):
+    """out = a b for matrices of two dimensions, none of them empty, whose strides are whole floats; out's rows are contiguous.
+
+    offsets: for each product of a batch the bytes from a, b and out to its own matrices (int64 [n, 3]).
+    """
+    cdef const hyp_table *kernels = table(level_number(level))
+    cdef const hyp_threads_api *region = api()
+    cdef hyp_team *threads = team._team
+    cdef hyp_gemm g, one
+    cdef size_t i
+    cdef int status = 0
+    cdef uintptr_t start = <uintptr_t>&buffer[0], line = blocks.c.line
+    cdef void *memory = <void *>((start + line - 1) // line * line)
+    g.m, g.k, g.n = a.shape[0], a.shape[1], b.shape[1]
+    g.a, g.b = <const float *><uintptr_t>a.ctypes.data, <const float *><uintptr_t>b.ctypes.data
+    g.c = <float *><uintptr_t>out.ctypes.data
+    g.a_row, g.a_col = a.strides[0] // 4, a.strides[1] // 4
+    g.b_row, g.b_col = b.strides[0] // 4, b.strides[1] // 4
+    g.c_row = out.strides[0] // 4
+    one = g
+    with nogil:
+        for i in range(<size_t>offsets.shape[0]):
+            one.a, one.b, one.c = g.a + offsets[i, 0] // 4, g.b + offsets[i, 1] // 4, g.c + offsets[i, 2] // 4
+            status = hyp_gemm_run(kernels, region, threads, &one, &blocks.c, memory)
+            if status != 0:
+                break
+    check_status(status, "matmul")

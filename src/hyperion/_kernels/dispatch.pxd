@@ -47,6 +47,10 @@ cdef extern from "common/table.h":
 
     ctypedef void (*hyp_map_fn)(const float *x, size_t n, float *out) noexcept nogil
 
+    ctypedef struct hyp_gemm_kernel:
+        size_t mr
+        size_t nr
+
     ctypedef struct hyp_table:
         int level
         hyp_mul_fn *mul
@@ -62,6 +66,7 @@ cdef extern from "common/table.h":
         void (*add)(float *x, const float *y, size_t n) noexcept nogil
         hyp_map_fn *map
         hyp_map_fn softmax
+        hyp_gemm_kernel gemm
 
 # The table of a present level, valid as long as the process; raises UnsupportedError for an absent one.
 cdef const hyp_table *table(int level) except NULL

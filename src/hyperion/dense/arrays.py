@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperion.errors import HyperionMemoryError, InvalidArgumentError
-from hyperion.memory import allocate, process_budget
+from hyperion.memory import process_budget
 
 __all__ = ["SMALL", "Float32", "apart", "describe", "float32", "new", "output", "scratch"]
 
@@ -76,7 +76,9 @@ def apart(out: Float32, name: str, value: NDArray[Any], *, same: bool = False) -
 
 @contextlib.contextmanager
 def scratch(owner: str, nbytes: int) -> Iterator[Any]:
-    """A buffer that counts in the process's ledger while it lives; None for no bytes.
+    """A buffer of bytes that counts in the process's ledger while it lives; None for no bytes.
+
+    It comes from the C library, which hands out the same pages again: fresh ones would cost more than a small product.
 
     Raises
     ------
@@ -86,5 +88,9 @@ def scratch(owner: str, nbytes: int) -> Iterator[Any]:
     if nbytes == 0:
         yield None
         return
-    with allocate(process_budget(), owner, nbytes) as buffer:
+    with process_budget().reserve(owner, nbytes):
+        try:
+            buffer = np.empty(nbytes, np.uint8)
+        except MemoryError as error:
+            raise HyperionMemoryError(f"no memory for {nbytes} bytes of {owner}'s buffer: {error}") from None
         yield buffer

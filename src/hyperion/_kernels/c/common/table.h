@@ -155,6 +155,16 @@ typedef struct {
     void (*block_dots)(const int32_t *indices, const float *values, size_t n, size_t height, size_t width, const float *x,
                        float *y);
 } hyp_sparse_kernels;
+/* ---- Dense products ---------------------------------------------------------------------------------------------------
+ * c[i, j] = (first ? 0 : c[i, j]) + sum over p < k, in order, of a[p*mr + i] * b[p*ldb + j], for i < rows <= mr and j < nr.
+ * Strides are in floats. ahead: bytes between what is multiplied and what is prefetched, 0 for no prefetching. */
+typedef void (*hyp_tile_fn)(size_t rows, size_t k, const float *a, const float *b, size_t ldb, float *c, ptrdiff_t ldc,
+                            int first, size_t ahead);
+#define HYP_GEMM_TILE 512 /* mr * nr is no greater */
+typedef struct {
+    size_t mr, nr;
+    hyp_tile_fn tile;
+} hyp_gemm_kernel;
 
 typedef struct {
     int level;
@@ -172,6 +182,7 @@ typedef struct {
     void (*add)(float *x, const float *y, size_t n);                              /* x += y */
     hyp_map_fn map[HYP_MAPS]; /* HYP_GELU is the tanh approximation */
     hyp_map_fn softmax;       /* of n values as one row, n >= 1 */
+    hyp_gemm_kernel gemm;
     hyp_quantize_kernels quantize;
     hyp_sparse_kernels sparse;
 } hyp_table;
@@ -183,6 +194,9 @@ void hyp_matmul_fill_avx2(hyp_table *t);
 void hyp_matmul_fill_avxvnni(hyp_table *t);
 void hyp_matmul_fill_avx512(hyp_table *t);
 void hyp_matmul_fill_amx(hyp_table *t);
+void hyp_gemm_fill_generic(hyp_table *t);
+void hyp_gemm_fill_avx2(hyp_table *t);
+void hyp_gemm_fill_avx512(hyp_table *t);
 void hyp_nn_fill_generic(hyp_table *t);
 void hyp_quantize_fill_generic(hyp_table *t);
 void hyp_quantize_fill_avx2(hyp_table *t);

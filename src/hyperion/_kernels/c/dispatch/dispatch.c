@@ -159,6 +159,9 @@ static void fill_generic(hyp_table *t)
 #ifdef HYP_HAVE_matmul_generic
     hyp_matmul_fill_generic(t);
 #endif
+#ifdef HYP_HAVE_gemm_generic
+    hyp_gemm_fill_generic(t);
+#endif
 #ifdef HYP_HAVE_nn_generic
     hyp_nn_fill_generic(t);
 #endif
@@ -175,6 +178,9 @@ static void fill_avx2(hyp_table *t)
     (void)t;
 #ifdef HYP_HAVE_matmul_avx2
     hyp_matmul_fill_avx2(t);
+#endif
+#ifdef HYP_HAVE_gemm_avx2
+    hyp_gemm_fill_avx2(t);
 #endif
 #ifdef HYP_HAVE_nn_avx2
     hyp_nn_fill_avx2(t);
@@ -200,6 +206,9 @@ static void fill_avx512(hyp_table *t)
     (void)t;
 #ifdef HYP_HAVE_matmul_avx512
     hyp_matmul_fill_avx512(t);
+#endif
+#ifdef HYP_HAVE_gemm_avx512
+    hyp_gemm_fill_avx512(t);
 #endif
 #ifdef HYP_HAVE_nn_avx512
     hyp_nn_fill_avx512(t);

@@ -1,0 +1,11 @@
+cdef extern from "dense/gemm.h" nogil:
+    ctypedef struct hyp_blocks:
+        size_t rows
+        size_t depth
+        size_t super_ "super"
+        size_t cols
+        size_t ahead
+        size_t line
+
+cdef class Blocks:
+    cdef hyp_blocks c

@@ -1,0 +1,146 @@
+"""Products of float32 matrices: cache-blocked, packed, register-tiled."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperion import cpu
+from hyperion._kernels import dense as kernels
+from hyperion._kernels.threads import Team
+from hyperion.errors import InvalidArgumentError
+
+from . import arrays
+from .arrays import Float32
+from .cache import CacheConfig, blocks
+
+__all__ = ["matmul", "multiply"]
+
+_SMALL_WORK = 1 << 17
+"""Multiplications below which a second thread brings nothing."""
+
+
+def matmul(
+    a: Float32,
+    b: Float32,
+    out: Float32 | None = None,
+    *,
+    cache: CacheConfig | None = None,
+    threads: int | None = None,
+    simd: str | None = None,
+) -> Float32:
+    """Matrix product of two float32 arrays, with the shapes of :func:`numpy.matmul`.
+
+    Every element is one chain of fused multiply-adds (at the generic level multiplications and additions) over k in rising
+    order: its bits do not depend on `cache`, the number of threads, strides, or the other rows and columns. Its error is
+    at most k 2**-24 times the sum of the products' magnitudes.
+
+    Parameters
+    ----------
+    a : ndarray
+        float32 [..., m, k] or [k], any strides.
+    b : ndarray
+        float32 [..., k, n] or [k], any strides. Leading dimensions are broadcast.
+    out : ndarray, optional
+        float32 of the result's shape, any strides; it must not overlap `a` or `b`.
+    cache : CacheConfig, optional
+        Blocking and prefetching; by default chosen from this machine's caches.
+    threads : int, optional
+        By default as many as suit this process.
+    simd : str, optional
+        Level of the kernels; by default the highest.
+
+    Returns
+    -------
+    ndarray
+        float32 [..., m, n]; without m or n where `a` or `b` has one dimension.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If dtypes or shapes do not fit, or `out` overlaps an input.
+    MemoryBudgetError
+        If the process's limit leaves no room for the packed blocks: at most half of the last cache's size and 256 KiB, and
+        never more than about `a` and `b` take. Operands whose strides are no whole floats are copied first.
+    """
+    left, right = arrays.float32("a", a), arrays.float32("b", b)
+    if cache is not None and not isinstance(cache, CacheConfig):
+        raise InvalidArgumentError(f"cache must be a CacheConfig, not {type(cache).__name__}")
+    if left.ndim == 0 or right.ndim == 0:
+        raise InvalidArgumentError(f"a and b must have at least one dimension, not shapes {left.shape} and {right.shape}")
+    left2 = left[np.newaxis] if left.ndim == 1 else left
+    right2 = right[:, np.newaxis] if right.ndim == 1 else right
+    try:
+        batch = np.broadcast_shapes(left2.shape[:-2], right2.shape[:-2])
+    except ValueError:
+        batch = None
+    if batch is None or left2.shape[-1] != right2.shape[-2]:
+        raise InvalidArgumentError(
+            f"matmul of shapes {left.shape} and {right.shape}: the last dimension of a must be the last but one of b, and the"
+            " dimensions before them broadcast"
+        )
+    m, n = left2.shape[-2], right2.shape[-1]
+    shape = (*batch, *(() if left.ndim == 1 else (m,)), *(() if right.ndim == 1 else (n,)))
+    result = arrays.output(out, shape)
+    arrays.apart(result, "a", left)
+    arrays.apart(result, "b", right)
+    target = result[..., np.newaxis] if right.ndim == 1 else result
+    target = target[..., np.newaxis, :] if left.ndim == 1 else target
+    work = math.prod(batch) * m * n * left2.shape[-1]
+    team = cpu.shared_team(1 if threads is None and work < _SMALL_WORK else threads)
+    multiply(left2, right2, target, blocks(cache or CacheConfig(), simd), team, simd)
+    return result
+
+
+def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Team, level: str | None) -> None:
+    """out = a b for checked arrays [..., m, k], [..., k, n] and [..., m, n]."""
+    if out.size == 0:
+        return
+    if a.shape[-1] == 0:
+        out[...] = 0
+        return
+    if not _rows_contiguous(out):
+        if _rows_contiguous(out.swapaxes(-1, -2)):  # the transposed product is the same chains of additions
+            a, b, out = b.swapaxes(-1, -2), a.swapaxes(-1, -2), out.swapaxes(-1, -2)
+        else:
+            result = arrays.new(out.shape)
+            multiply(a, b, result, cut, team, level)
+            out[...] = result
+            return
+    a, b = _whole_floats(a), _whole_floats(b)
+    nbytes = kernels.gemm_buffer_bytes(a.shape[-2], b.shape[-1], a.shape[-1], cut, level)
+    with arrays.scratch("matmul", nbytes) as buffer:
+        kernels.gemm(team, a[_first(a)], b[_first(b)], out[_first(out)], _offsets(a, b, out), cut, buffer, level)
+
+
+def _rows_contiguous(out: Float32) -> bool:
+    last = out.strides[-1] == 4 or out.shape[-1] == 1
+    return last and out.flags.aligned and all(s % 4 == 0 for s in out.strides)
+
+
+def _whole_floats(array: Float32) -> Float32:
+    if array.flags.aligned and all(s % 4 == 0 for s in array.strides):
+        return array
+    return np.ascontiguousarray(array)
+
+
+def _first(array: Float32) -> tuple[int, ...]:
+    return (0,) * (array.ndim - 2)
+
+
+def _offsets(a: Float32, b: Float32, out: Float32) -> NDArray[np.int64]:
+    """Bytes from the first matrix to each of a batch."""
+    batch = out.shape[:-2]
+    if math.prod(batch) == 1:
+        return np.zeros((1, 3), np.int64)
+    columns: list[Any] = []
+    for array in (a, b, out):
+        strides = np.broadcast_to(array, (*batch, *array.shape[-2:])).strides[:-2]
+        places = np.zeros((), np.int64)
+        for n, stride in zip(batch, strides, strict=True):
+            places = np.add.outer(places, np.arange(n, dtype=np.int64) * stride)
+        columns.append(places.ravel())
+    return np.ascontiguousarray(np.stack(columns, axis=1))
