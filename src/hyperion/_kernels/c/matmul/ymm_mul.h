@@ -41,70 +41,6 @@ HYP_INLINE __m256i ymm_broadcast4(const int8_t *a)
     return _mm256_set1_epi32(v); /* vpbroadcastd from memory: a load port alone */
 }
 
-#if HYP_YMM_VNNI
-
-HYP_INLINE __m256i ymm_dot4(const __m256i *q, const int8_t *a, __m256i acc)
-{
-    HYP_UNROLL8 for (int j = 0; j < 4; j++) acc = _mm256_dpbusd_avx_epi32(acc, q[j], ymm_broadcast4(a + 4 * j));
-    return acc;
-}
-
-HYP_INLINE __m256i ymm_isum(int type, const hyp_ymm_half *h, const int8_t *a, const hyp_ymm_token *t)
-{
-    const int affine = type == HYP_Q4_1 || type == HYP_Q5_1 || type == HYP_Q4_K || type == HYP_Q5_K || type == HYP_Q2_K;
-    return ymm_dot4(h->q + 4, a + 16, ymm_dot4(h->q, a, affine ? _mm256_setzero_si256() : t->c0));
-}
-
-#else
-
-HYP_INLINE __m256i ymm_pair(const __m256i *q, const int8_t *a)
-{
-    return _mm256_add_epi16(_mm256_maddubs_epi16(q[0], ymm_broadcast4(a)), _mm256_maddubs_epi16(q[1], ymm_broadcast4(a + 4)));
-}
-
-HYP_INLINE __m256i ymm_quad(const __m256i *q, const int8_t *a)
-{
-    return _mm256_add_epi16(ymm_pair(q, a), ymm_pair(q + 2, a + 8));
-}
-
-HYP_INLINE __m256i ymm_isum(int type, const hyp_ymm_half *h, const int8_t *a, const hyp_ymm_token *t)
-{
-    const __m256i one = _mm256_set1_epi16(1), *q = h->q;
-    switch (type) {
-    case HYP_Q4_0: case HYP_Q4_1: case HYP_Q4_K: {
-        const __m256i s = _mm256_madd_epi16(_mm256_add_epi16(ymm_quad(q, a), ymm_quad(q + 4, a + 16)), one);
-        return type == HYP_Q4_0 ? _mm256_add_epi32(s, t->c0) : s;
-    }
-    case HYP_Q5_0: case HYP_Q5_1: case HYP_Q5_K: {
-        const __m256i s0 = _mm256_madd_epi16(ymm_quad(q, a), one), s1 = _mm256_madd_epi16(ymm_quad(q + 4, a + 16), one);
-        const __m256i s = _mm256_add_epi32(s0, s1);
-        return type == HYP_Q5_0 ? _mm256_add_epi32(s, t->c0) : s;
-    }
-    case HYP_Q2_K: case HYP_Q3_K: {
-        const __m256i s0 = _mm256_madd_epi16(ymm_quad(q, a), h->f.s0), s1 = _mm256_madd_epi16(ymm_quad(q + 4, a + 16), h->f.s1);
-        const __m256i s = _mm256_add_epi32(s0, s1);
-        return type == HYP_Q3_K ? _mm256_add_epi32(s, _mm256_madd_epi16(h->f.s2, t->pair)) : s;
-    }
-    case HYP_Q6_K: {
-        const __m256i s0 = _mm256_add_epi32(_mm256_madd_epi16(ymm_pair(q, a), h->f.s0),
-                                            _mm256_madd_epi16(ymm_pair(q + 2, a + 8), h->f.s0));
-        const __m256i s1 = _mm256_add_epi32(_mm256_madd_epi16(ymm_pair(q + 4, a + 16), h->f.s1),
-                                            _mm256_madd_epi16(ymm_pair(q + 6, a + 24), h->f.s1));
-        return _mm256_add_epi32(_mm256_add_epi32(s0, s1), _mm256_madd_epi16(h->f.s2, t->pair));
-    }
-    default: { /* Q8_0, IQ4_NL */
-        __m256i s[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        HYP_UNROLL8 for (int j = 0; j < 8; j++) {
-            const __m256i signed_a = _mm256_sign_epi8(ymm_broadcast4(a + 4 * j), h->sign[j]);
-            s[j % 2] = _mm256_add_epi32(s[j % 2], _mm256_madd_epi16(_mm256_maddubs_epi16(q[j], signed_a), one));
-        }
-        return _mm256_add_epi32(s[0], s[1]);
-    }
-    }
-}
-
-#endif
-
 /* The order of arithmetic that panel.h fixes, from a block's integer sum (as a float: it is exact). */
 HYP_INLINE __m256 ymm_finish(int type, const hyp_ymm_factors *f, __m256 sum, const hyp_ymm_token *t, __m256 acc)
 {
@@ -128,22 +64,16 @@ HYP_INLINE __m256 ymm_scaled_sum(const hyp_ymm_factors *f, __m256i s0, __m256i s
 }
 #endif
 
-/* One unpacked block, 8 rows, one token. */
-HYP_INLINE __m256 ymm_block(int type, const hyp_ymm_half *h, const int8_t *a, const hyp_ymm_token *t, __m256 acc)
-{
-#if HYP_YMM_VNNI
-    if (type == HYP_Q6_K) {
-        const __m256i s0 = ymm_dot4(h->q, a, t->c0), s1 = ymm_dot4(h->q + 4, a + 16, t->c1);
-        return ymm_finish(type, &h->f, ymm_scaled_sum(&h->f, s0, s1), t, acc);
-    }
-#endif
-    return ymm_finish(type, &h->f, _mm256_cvtepi32_ps(ymm_isum(type, h, a, t)), t, acc);
-}
-
 /* Types whose blocks have two scales. */
 HYP_INLINE int ymm_halved(int type)
 {
     return type == HYP_Q2_K || type == HYP_Q3_K || type == HYP_Q6_K;
+}
+
+/* Whether the two halves' sums are kept apart; `unpacked` weights of Q2_K and Q3_K have their scales in them with VNNI. */
+HYP_INLINE int ymm_two_sums(int type, int unpacked)
+{
+    return HYP_YMM_VNNI && ymm_halved(type) && !(unpacked && type != HYP_Q6_K);
 }
 
 /* The zero point of a type whose weights are offset; 0 for those that need no term. */
@@ -186,11 +116,12 @@ HYP_INLINE void ymm_terms(int type, const int32_t *s, const float *d, hyp_ymm_te
     }
 }
 
-HYP_INLINE void ymm_token_of(const hyp_ymm_terms *terms, const float *d, size_t t, hyp_ymm_token *token)
+HYP_INLINE void ymm_token_of(int type, const hyp_ymm_terms *terms, const float *d, size_t t, hyp_ymm_token *token)
 {
+    const int affine = type == HYP_Q4_1 || type == HYP_Q5_1 || type == HYP_Q4_K || type == HYP_Q5_K || type == HYP_Q2_K;
     token->da = _mm256_broadcast_ss(d + t);
     token->xs = _mm256_broadcast_ss(terms->xs + t);
-    token->c0 = _mm256_set1_epi32(terms->c0[t]);
+    token->c0 = affine ? _mm256_setzero_si256() : _mm256_set1_epi32(terms->c0[t]);
     token->c1 = _mm256_set1_epi32(terms->c1[t]);
     token->pair = _mm256_set1_epi32(terms->pair[t]);
 }
@@ -237,30 +168,45 @@ typedef struct {
     __m256i s16, s0, s1;
 } hyp_ymm_sum;
 
-/* Vector v, the i-th in order, times its four activations. */
-HYP_INLINE void ymm_one_step(int type, const uint8_t *rec, int base, int phase, int half, int i, int v, __m256i a, const hyp_ymm_factors *f,
-                             hyp_ymm_sum *s)
+/* Integer additions associate, and gcc makes a balanced tree of a chain: eight products in registers where one would do.
+ * A value that has passed here is not taken apart. */
+#if defined(__GNUC__)
+#define YMM_KEEP(v) __asm__("" : "+x"(v))
+#else
+#define YMM_KEEP(v) ((void)0)
+#endif
+
+/* Vector v, the i-th in order, times its four activations. `sign` is null for weights as they come, and not for unpacked
+ * ones: of Q8_0 and IQ4_NL without VNNI these are magnitudes. */
+HYP_INLINE void ymm_step(int type, __m256i q, const __m256i *sign, int i, int v, __m256i a, const hyp_ymm_factors *f, hyp_ymm_sum *s)
 {
-    const __m256i q = ymm_vector(type, rec, base, phase, half, v);
 #if HYP_YMM_VNNI
     (void)i, (void)f;
-    if (ymm_halved(type) && v >= 4)
+    if (ymm_two_sums(type, sign != NULL) && v >= 4)
         s->s1 = _mm256_dpbusd_avx_epi32(s->s1, q, a);
     else
         s->s0 = _mm256_dpbusd_avx_epi32(s->s0, q, a);
 #else
     const __m256i one = _mm256_set1_epi16(1);
     if (type == HYP_Q8_0 || type == HYP_IQ4_NL) {
-        const __m256i p = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(a, q));
+        const __m256i p = _mm256_maddubs_epi16(sign ? q : _mm256_abs_epi8(q), _mm256_sign_epi8(a, sign ? *sign : q));
         s->s0 = _mm256_add_epi32(s->s0, _mm256_madd_epi16(p, one));
+        YMM_KEEP(s->s0);
         return;
     }
     const int fit = type == HYP_Q6_K ? 2 : type == HYP_Q4_0 || type == HYP_Q4_1 || type == HYP_Q4_K ? 8 : 4;
     const __m256i p = _mm256_maddubs_epi16(q, a);
     s->s16 = i % fit ? _mm256_add_epi16(s->s16, p) : p;
+    YMM_KEEP(s->s16);
     if (i % fit == fit - 1)
         s->s0 = _mm256_add_epi32(s->s0, _mm256_madd_epi16(s->s16, !ymm_halved(type) ? one : v < 4 ? f->s0 : f->s1));
 #endif
+}
+
+HYP_INLINE void ymm_one_step(int type, const uint8_t *rec, int base, int phase, int half, int i, int v, __m256i a, const hyp_ymm_factors *f,
+                             hyp_ymm_sum *s)
+{
+    ymm_step(type, ymm_vector(type, rec, base, phase, half, v), NULL, i, v, a, f, s);
 }
 
 /* Step i of a panel's two halves: one broadcast serves them. Low and high nibbles of a vector follow each other. */
@@ -276,16 +222,23 @@ HYP_INLINE void ymm_one_vector(int type, int np, const uint8_t *rec, size_t stri
     ymm_one_step(type, rec + stride, base, phase, 1, i, v, a, f + 3, s + 3);
 }
 
-HYP_INLINE __m256 ymm_one_sum(int type, const hyp_ymm_factors *f, const hyp_ymm_sum *s, const hyp_ymm_token *t)
+HYP_INLINE __m256 ymm_one_sum(int type, int unpacked, const hyp_ymm_factors *f, const hyp_ymm_sum *s, const hyp_ymm_token *t)
 {
 #if HYP_YMM_VNNI
     (void)t;
-    return ymm_halved(type) ? ymm_scaled_sum(f, s->s0, s->s1) : _mm256_cvtepi32_ps(s->s0);
+    return ymm_two_sums(type, unpacked) ? ymm_scaled_sum(f, s->s0, s->s1) : _mm256_cvtepi32_ps(s->s0);
 #else
     if (type == HYP_Q3_K || type == HYP_Q6_K)
         return _mm256_cvtepi32_ps(_mm256_add_epi32(s->s0, _mm256_madd_epi16(f->s2, t->pair)));
+    (void)unpacked;
     return _mm256_cvtepi32_ps(s->s0);
 #endif
+}
+
+HYP_INLINE hyp_ymm_sum ymm_sum_start(int type, const hyp_ymm_token *t)
+{
+    const __m256i none = _mm256_setzero_si256();
+    return (hyp_ymm_sum){.s16 = none, .s0 = HYP_YMM_VNNI || !ymm_halved(type) ? t->c0 : none, .s1 = t->c1};
 }
 
 HYP_INLINE void ymm_one_start(int type, const uint8_t *rec, const hyp_ymm_scales *sc, int g, const hyp_ymm_token *t,
@@ -293,10 +246,7 @@ HYP_INLINE void ymm_one_start(int type, const uint8_t *rec, const hyp_ymm_scales
 {
     ymm_factors(type, rec, sc, g, 0, f);
     ymm_factors(type, rec, sc, g, 1, f + 1);
-    s[0].s0 = HYP_YMM_VNNI || !ymm_halved(type) ? t->c0 : _mm256_setzero_si256();
-    s[0].s1 = t->c1;
-    s[0].s16 = _mm256_setzero_si256();
-    s[1] = s[0];
+    s[0] = s[1] = ymm_sum_start(type, t);
 }
 
 /* What the record at `ahead` and the other panel's hold of block g, one line at a time: a burst of a whole K record would
@@ -331,11 +281,11 @@ HYP_INLINE void ymm_one_block(int type, int np, const uint8_t *rec, size_t strid
     ymm_one_vector(type, np, rec, stride, base, phase, 5, act, f, s);
     ymm_one_vector(type, np, rec, stride, base, phase, 6, act, f, s);
     ymm_one_vector(type, np, rec, stride, base, phase, 7, act, f, s);
-    acc[0] = ymm_finish(type, f, ymm_one_sum(type, f, s, &token), &token, acc[0]);
-    acc[1] = ymm_finish(type, f + 1, ymm_one_sum(type, f + 1, s + 1, &token), &token, acc[1]);
+    acc[0] = ymm_finish(type, f, ymm_one_sum(type, 0, f, s, &token), &token, acc[0]);
+    acc[1] = ymm_finish(type, f + 1, ymm_one_sum(type, 0, f + 1, s + 1, &token), &token, acc[1]);
     if (np == 1) return;
-    acc[2] = ymm_finish(type, f + 2, ymm_one_sum(type, f + 2, s + 2, &token), &token, acc[2]);
-    acc[3] = ymm_finish(type, f + 3, ymm_one_sum(type, f + 3, s + 3, &token), &token, acc[3]);
+    acc[2] = ymm_finish(type, f + 2, ymm_one_sum(type, 0, f + 2, s + 2, &token), &token, acc[2]);
+    acc[3] = ymm_finish(type, f + 3, ymm_one_sum(type, 0, f + 3, s + 3, &token), &token, acc[3]);
 }
 
 /* The blocks of one record. The loop is over the blocks that read the same bits of different vectors; shifts want
@@ -420,24 +370,64 @@ HYP_INLINE void ymm_unpack_tile(int type, const uint8_t *w, size_t blocks, hyp_y
     ymm_unpack_both(type, w, &s, 7, tile[7]);
 }
 
-/* One unpacked block, `tokens` <= 16 of a group: acc[token][16]. Eight registers hold the weights of 8 rows; the
- * accumulators live in L1, one load and one store a token against more than ten arithmetic uops. */
+/* Tokens that go through a block in step: as many as their sums of 16 rows leave registers for. The two loads a cycle are the
+ * bound, and four tokens by 16 rows load 6 vectors for 8 products. */
+HYP_INLINE int ymm_tokens_in_step(int type)
+{
+#if HYP_YMM_VNNI
+    return type == HYP_Q6_K ? 2 : 4;
+#else
+    return type == HYP_Q4_0 || type == HYP_Q4_1 || type == HYP_Q4_K ? 4 : 2;
+#endif
+}
+
+/* One unpacked block times n <= 4 tokens of a group from token t on: acc[token][16]. */
+HYP_INLINE void ymm_block_tokens(int type, int n, const hyp_ymm_half *tile, const int8_t *codes, const hyp_ymm_terms *terms,
+                                 const float *d, size_t t, float *acc)
+{
+    hyp_ymm_sum s[4][2];
+    HYP_UNROLL8
+    for (int u = 0; u < n; u++) {
+        hyp_ymm_token token;
+        ymm_token_of(type, terms, d, t + (size_t)u, &token);
+        s[u][0] = s[u][1] = ymm_sum_start(type, &token);
+    }
+    HYP_UNROLL8
+    for (int v = 0; v < 8; v++) {
+        const __m256i q0 = tile[0].q[v], q1 = tile[1].q[v];
+        HYP_UNROLL8
+        for (int u = 0; u < n; u++) {
+            const __m256i a = ymm_broadcast4(codes + (t + (size_t)u) * HYP_BLOCK + 4 * v);
+            ymm_step(type, q0, &tile[0].sign[v], v, v, a, &tile[0].f, &s[u][0]);
+            ymm_step(type, q1, &tile[1].sign[v], v, v, a, &tile[1].f, &s[u][1]);
+        }
+    }
+    HYP_UNROLL8
+    for (int u = 0; u < n; u++) {
+        float *sum = acc + (t + (size_t)u) * HYP_PANEL;
+        hyp_ymm_token token;
+        ymm_token_of(type, terms, d, t + (size_t)u, &token);
+        for (int half = 0; half < 2; half++, sum += 8) {
+            const hyp_ymm_factors *f = &tile[half].f;
+            _mm256_storeu_ps(sum, ymm_finish(type, f, ymm_one_sum(type, 1, f, &s[u][half], &token), &token, _mm256_loadu_ps(sum)));
+        }
+    }
+}
+
+/* One unpacked block, `tokens` <= 16 of a group, rounded up to the step: tokens that do not exist are zero, and `acc` has
+ * room for them. The accumulators live in L1. */
 HYP_INLINE void ymm_group_block(int type, const hyp_ymm_half *tile, const uint8_t *act, size_t tokens, float *acc)
 {
     const float *d = (const float *)(const void *)(act + HYP_ACT_TILE * HYP_BLOCK);
     const int32_t *s = (const int32_t *)(const void *)(d + HYP_ACT_TILE);
+    const int8_t *codes = (const int8_t *)act;
+    const int most = ymm_tokens_in_step(type);
     hyp_ymm_terms terms;
+    size_t t = 0;
     ymm_terms(type, s, d, &terms, 0);
     if (tokens > 8) ymm_terms(type, s + 16, d + 8, &terms, 8);
-    for (int half = 0; half < 2; half++) {
-        const hyp_ymm_half h = tile[half];
-        for (size_t t = 0; t < tokens; t++) {
-            float *sum = acc + t * HYP_PANEL + 8 * half;
-            hyp_ymm_token token;
-            ymm_token_of(&terms, d, t, &token);
-            _mm256_storeu_ps(sum, ymm_block(type, &h, (const int8_t *)act + t * HYP_BLOCK, &token, _mm256_loadu_ps(sum)));
-        }
-    }
+    for (; most == 4 && t + 2 < tokens; t += 4) ymm_block_tokens(type, 4, tile, codes, &terms, d, t, acc);
+    for (; t < tokens; t += 2) ymm_block_tokens(type, 2, tile, codes, &terms, d, t, acc);
 }
 
 /* One panel times up to 64 tokens. */
@@ -448,7 +438,7 @@ HYP_INLINE void ymm_panel_groups(int type, const uint8_t *w, size_t n_rows, size
     HYP_ALIGN64 hyp_ymm_half tile[YMM_K_BLOCKS][2];
     const size_t blocks = k / HYP_BLOCK, group_bytes = blocks * YMM_TILE_RECORD;
     const size_t bytes = HYP_PANEL * hyp_block_bytes(type) / (hyp_block_len(type) / HYP_BLOCK);
-    memset(acc, 0, m * sizeof acc[0]);
+    memset(acc, 0, (m + 3) / 4 * 4 * sizeof acc[0]);
     for (size_t b = 0; b < blocks; b += YMM_K_BLOCKS) {
         const size_t n = blocks - b < YMM_K_BLOCKS ? blocks - b : YMM_K_BLOCKS;
         ymm_unpack_tile(type, w + b * bytes, n, tile);
