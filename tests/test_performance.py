@@ -82,10 +82,10 @@ def test_time_and_cpu_of_a_block():
 def test_memory_of_a_block_at_its_highest():
     found = hyperion.PerformanceAnalysis()
     with found.measure() as metrics:
-        array = np.ones(16 << 20, np.uint8)
+        array = np.ones(64 << 20, np.uint8)
         time.sleep(0.05)
         del array
-    assert metrics.memory_usage_bytes >= 15 << 20
+    assert metrics.memory_usage_bytes >= 48 << 20  # other memory may go back to the system meanwhile
     assert metrics.disk_bytes is None or metrics.disk_bytes >= 0
 
 
