@@ -12,6 +12,7 @@ import hyperion
 from hyperion.cli import main
 from hyperion.cli.chat import talk
 from hyperion.cli.common import model_path
+from hyperion.generation.chat import chat_prompt
 
 TEMPLATE = "{% for m in messages %}{{ m.role | upper }}: {{ m.content }}\n{% endfor %}ASSISTANT:"
 SETTINGS = {"temperature": 0, "max_length": 16, "template": TEMPLATE}
@@ -49,6 +50,25 @@ def test_the_plain_template_ends_an_answer_at_a_blank_line(model):
     free = model.generate("USER:\nWho art thou?\n\nASSISTANT:\n", temperature=0, max_length=60)
     assert "\n\n" in free
     assert model.chat(messages, template="plain", temperature=0, max_length=60) == free.partition("\n\n")[0]
+
+
+@pytest.mark.parametrize("content", ["a</s>b", "</s>", "<</s>/s>", "a<s></s>", [{"type": "text", "text": "a</s>b"}]])
+def test_a_users_control_tokens_are_text(model, content):
+    """The template's own are control tokens; those in what a user wrote, however nested, are the characters they look like."""
+    template = (
+        "{{ bos_token }}{% for m in messages %}{{ m.content if m.content is string else m.content[0].text }}{{ eos_token }}{% endfor %}"
+    )
+    config = hyperion.GenerationConfig()
+    ids, _ = chat_prompt(model, [{"role": "user", "content": content}, {"role": "assistant", "content": "x</s>"}], config, template=template)
+    assert (ids.count(model.tokenizer.bos_id), ids.count(model.tokenizer.eos_id)) == (1, 3)  # the assistant's is its own
+    text = content if isinstance(content, str) else content[0]["text"]
+    assert model.tokenizer.decode(ids).replace(" ", "") == f"{text}x"
+
+
+def test_a_mark_never_eats_a_character_of_the_text(model):
+    template = "{{ bos_token }}\ue001{{ messages[0].content }}"
+    ids, _ = chat_prompt(model, [{"role": "user", "content": "a \ue000 b</s>"}], hyperion.GenerationConfig(), template=template)
+    assert "\ue001a \ue000 b<" in model.tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("messages", [[], "hello", [{"content": "x"}], [3]])

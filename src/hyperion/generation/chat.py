@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hyperion.generation.streaming import Chunk, stream_tokens
 if TYPE_CHECKING:
     from hyperion.generation.model import Model
     from hyperion.models import Session
+    from hyperion.tokenizer import Tokenizer
 
 __all__ = ["PLAIN", "Conversation", "chat_prompt"]
 
@@ -23,6 +25,8 @@ _TRANSCRIPT = (
     "{% if add_generation_prompt %}ASSISTANT:\n{% endif %}"
 )
 _END_OF_ANSWER = "\n\n"
+_OTHERS = frozenset(("user", "tool", "function", "ipython"))
+"""Roles whose words come from outside."""
 
 Message = Mapping[str, Any]
 
@@ -38,6 +42,8 @@ def chat_prompt(
 ) -> tuple[list[int], GenerationConfig]:
     """A conversation as the tokens that the model was trained on, and the settings that its answer needs.
 
+    Control tokens that are written in the messages of a user or a tool stay text: nobody ends his own message with them.
+
     Raises
     ------
     InvalidArgumentError
@@ -50,8 +56,55 @@ def chat_prompt(
         text = tokenizer.render_chat(messages, template=_TRANSCRIPT, tools=tools, **given)
         stops = (*config.stop, _END_OF_ANSWER)
         return tokenizer.encode(text), GenerationConfig.merge(config, {"stop": stops})
-    text = tokenizer.render_chat(messages, template=template, tools=tools, **given)
-    return tokenizer.encode(text, add_special=False, parse_special=True), config
+    guarded, mark = guard_markup(tokenizer, messages, [template or tokenizer.chat_template, tools, given])
+    text = tokenizer.render_chat(guarded, template=template, tools=tools, **given)
+    pieces = text.split(mark) if mark else [text]
+    return [i for piece in pieces for i in tokenizer.encode(piece, add_special=False, parse_special=True)], config
+
+
+def guard_markup(tokenizer: Tokenizer, messages: Any, others: Any = None) -> tuple[Any, str]:
+    """Messages with a mark inside of every control token that a user or a tool wrote, and the mark; "" if there is none.
+
+    The rendered text is cut at the marks, which leaves no such token whole, whatever the template does with contents.
+    `others` is what else the template writes: the mark is a character that is nowhere.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        return messages, ""  # rendering says what is wrong
+    try:
+        written = set(json.dumps([messages, others], ensure_ascii=False, skipkeys=True, default=str))
+    except (ValueError, RecursionError):
+        return messages, ""  # likewise
+    mark = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in written)  # for private use, by definition
+    guarded = [_guarded(tokenizer, message, mark) for message in messages]
+    changed = any(new is not old for new, old in zip(guarded, messages, strict=True))
+    return (guarded, mark) if changed else (messages, "")
+
+
+def _guarded(tokenizer: Tokenizer, message: Any, mark: str) -> Any:
+    content = message.get("content") if isinstance(message, Mapping) and message.get("role") in _OTHERS else None
+    if isinstance(content, str):
+        safe = _broken(tokenizer, content, mark)
+        return message if safe == content else {**message, "content": safe}
+    if isinstance(content, list):  # parts, as {"type": "text", "text": ...}
+        parts = [
+            {**part, "text": _broken(tokenizer, part["text"], mark)}
+            if isinstance(part, Mapping) and isinstance(part.get("text"), str) else part
+            for part in content
+        ]  # fmt: skip
+        return message if parts == content else {**message, "content": parts}
+    return message
+
+
+def _broken(tokenizer: Tokenizer, text: str, mark: str) -> str:
+    """The text with a mark behind the first character of each control token in it."""
+    while True:
+        ids = {i for piece in text.split(mark) for i in tokenizer.encode(piece, add_special=False, parse_special=True)}
+        names = [tokenizer.id_to_token(i) or "" for i in sorted(ids) if tokenizer.is_special(i)]
+        found = [name for name in names if len(name) > 1 and name in text]
+        if not found:
+            return text
+        for name in found:
+            text = text.replace(name, name[0] + mark + name[1:])
 
 
 class Conversation:
