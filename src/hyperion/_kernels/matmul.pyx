@@ -80,7 +80,7 @@ def linear_many(packed, x, level=None, Team team=None, out=None):
         products[i].ldo = _matrix(target, "out", m, weight.weight.rows)
         if not target.flags.writeable:
             raise InvalidArgumentError("out is read-only")
-        if np.shares_memory(target, x) or np.shares_memory(target, np.frombuffer(weight.panels, np.uint8)):
+        if np.shares_memory(target, x) or np.shares_memory(target, np.asarray(weight.panels)):
             raise InvalidArgumentError("out shares memory with an input")
         if any(np.shares_memory(target, other) for other in out[:i]):
             raise InvalidArgumentError("outputs share memory")

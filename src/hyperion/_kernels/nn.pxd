@@ -1,4 +1,4 @@
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from hyperion._kernels.dispatch cimport hyp_table
 from hyperion._kernels.stream cimport Ring
@@ -34,6 +34,7 @@ cdef extern from "nn/block.h" nogil:
         const uint8_t *pinned
         size_t first_piece, pieces
         const hyp_piece *piece
+        const uint64_t *offsets
 
     ctypedef struct hyp_runtime:
         const hyp_table *table
@@ -84,7 +85,7 @@ cdef class Shape:
 cdef class Matrix:
     cdef hyp_matrix c
     cdef hyp_piece *piece
-    cdef object owner
+    cdef object owner, offsets
 
 
 cdef class Block:

@@ -1,6 +1,6 @@
 """Transformer blocks and the output head, run whole without the GIL."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from cpython.exc cimport PyErr_Occurred
@@ -10,6 +10,7 @@ from hyperion._kernels.stream cimport Ring
 from hyperion._kernels.threads cimport Team, api as threads_api
 
 from hyperion._kernels.dispatch import level_name
+from hyperion._kernels.quant import check_offsets
 
 
 from hyperion.errors import HyperionMemoryError, HyperionRuntimeError, InvalidArgumentError
@@ -33,21 +34,27 @@ cdef class Matrix:
     """A weight matrix: `pinned_rows` rows of packed panels in `owner` at `offset`, the others as pieces of a stream.
 
     pieces are (row, rows) in order, the first one numbered `first_piece` in the runtime's source; together with the
-    pinned rows they cover every row once.
+    pinned rows they cover every row once. Sparse panels have `offsets`, uint64 [panels + 1]; the first is that of row 0.
     """
 
     def __cinit__(self, int type, size_t rows, size_t cols, owner=None, size_t offset=0, pinned_rows=None,
-                  size_t first_piece=0, pieces=()):
+                  size_t first_piece=0, pieces=(), offsets=None):
         cdef size_t pinned = rows if pinned_rows is None else pinned_rows
-        cdef size_t at = pinned, i
+        cdef size_t at = pinned, i, nbytes, panels = (pinned + HYP_PANEL - 1) // HYP_PANEL
+        cdef const uint64_t[::1] places
         if hyp_block_len(type) == 0 or rows == 0 or cols == 0 or cols % hyp_block_len(type):
             raise InvalidArgumentError(f"a matrix [{rows}, {cols}] of type {type} cannot be computed with")
         if pinned > rows or (pinned < rows and pinned % HYP_PANEL):
             raise InvalidArgumentError(f"{pinned} pinned rows of {rows}: expected whole panels of {HYP_PANEL}")
         self.owner = owner
         self.c.type, self.c.rows, self.c.cols, self.c.pinned_rows = type, rows, cols, pinned
-        if pinned:
-            self.c.pinned = _bytes(owner, offset, (pinned + HYP_PANEL - 1) // HYP_PANEL * hyp_panel_bytes(type, cols))
+        nbytes = panels * hyp_panel_bytes(type, cols)
+        if offsets is not None:
+            self.offsets = places = check_offsets(type, rows, cols, offsets)
+            self.c.offsets = &places[0]
+            nbytes = places[panels] - places[0]
+        if nbytes:
+            self.c.pinned = _bytes(owner, offset, nbytes)
         self.c.first_piece, self.c.pieces = first_piece, len(pieces)
         self.piece = <hyp_piece *>calloc(len(pieces) + 1, sizeof(hyp_piece))
         if self.piece is NULL:

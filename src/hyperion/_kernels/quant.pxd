@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 
 cdef extern from "matmul/linear.h" nogil:
@@ -7,6 +7,7 @@ cdef extern from "matmul/linear.h" nogil:
         size_t rows
         size_t cols
         const uint8_t *panels
+        const uint64_t *offsets
 
 
 cdef extern from "quant/pack.h" nogil:
@@ -25,5 +26,8 @@ cdef class PackedMatrix:
     cdef hyp_weight weight
     cdef const uint8_t[::1] view
     cdef readonly object owner
+    cdef readonly object offsets  # of sparse panels, uint64 [panels + 1]; None where they are dense
     cdef readonly Py_ssize_t offset
     cdef readonly Py_ssize_t nbytes
+    cdef int _set_offsets(self, const uint64_t[::1] offsets) except -1
+    cdef int _panel(self, size_t p, uint8_t *dense) noexcept nogil

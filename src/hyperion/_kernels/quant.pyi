@@ -22,6 +22,10 @@ class BlockType(NamedTuple):
     def packed_bytes(self, rows: int, cols: int) -> int:
         """Bytes of a packed matrix: whole panels, the last one padded."""
 
+    @property
+    def can_be_sparse(self) -> bool:
+        """Whether panels of this type may leave out blocks that are zero."""
+
 PANEL: int
 """Rows in a panel."""
 
@@ -50,11 +54,13 @@ class PackedMatrix:
         Contiguous; kept alive, not copied.
     offset : int
         First byte of the panels in `data`.
+    offsets : array of uint64, [panels + 1], optional
+        Of block-sparse panels (see c/common/panel.h): where each panel and their end are, counted from any place.
 
     Raises
     ------
     InvalidArgumentError
-        If a size is invalid or the buffer too small.
+        If a size is invalid, the buffer too small, or sparse panels are not sound.
     UnsupportedError
         If the type is unknown.
     """
@@ -62,10 +68,27 @@ class PackedMatrix:
     owner: object
     offset: int
     nbytes: int
+    offsets: NDArray[np.uint64] | None
 
     def __init__(
-        self, type: str | int | BlockType, rows: int, cols: int, data: Buffer, offset: int = 0
+        self,
+        type: str | int | BlockType,
+        rows: int,
+        cols: int,
+        data: Buffer,
+        offset: int = 0,
+        offsets: NDArray[np.uint64] | None = None,
     ) -> None: ...
+    @property
+    def sparse(self) -> bool:
+        """Whether the panels leave out blocks."""
+
+    def kept_blocks(self) -> NDArray[np.bool_]:
+        """Which blocks of 16 rows and 32 columns sparse panels have: [panels, cols / 32]."""
+
+    def expand(self, out: Buffer | None = None) -> PackedMatrix:
+        """Sparse panels as dense ones; the blocks that are not there have scale 0."""
+
     @property
     def type(self) -> BlockType: ...
     @property
@@ -112,6 +135,21 @@ def pack(
         If a size or a buffer does not fit.
     UnsupportedError
         If the type is unknown.
+    """
+
+def check_offsets(type: str | int | BlockType, rows: int, cols: int, offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The offsets of sparse panels as a contiguous array; InvalidArgumentError where they cannot be that."""
+
+def sparse_offsets(type: str | int | BlockType, counts: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Where sparse panels that have so many blocks stand, and where they end: uint64 [len(counts) + 1]."""
+
+def sparsify(packed: PackedMatrix, keep: NDArray[np.generic], out: Buffer | None = None) -> PackedMatrix:
+    """A copy without the blocks of 16 rows and 32 columns for which `keep` [panels, cols / 32] is zero.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the type cannot be sparse, or a shape or buffer does not fit.
     """
 
 def dequantize(

@@ -11,6 +11,11 @@ cdef extern from "quant/pack.h" nogil:
     int hyp_unpack_row(int type, const uint8_t *panel, size_t r, size_t cols, uint8_t *dst)
     int hyp_dequantize_row(int type, const uint8_t *src, size_t cols, float *dst)
     int hyp_dequantize_panel_row(int type, const uint8_t *panel, size_t r, size_t cols, float *dst)
+    size_t hyp_sparse_panel_bytes(int type, size_t n)
+    size_t hyp_sparse_pack_panel(int type, const uint8_t *panel, size_t cols, const uint8_t *keep, uint8_t *dst)
+    void hyp_sparse_expand_panel(int type, const uint8_t *panel, size_t nbytes, size_t cols, uint8_t *dst)
+    int hyp_sparse_is_sound(int type, const uint8_t *panel, size_t nbytes, size_t cols)
+    int hyp_can_be_sparse(int type)
     int64_t hyp_find_nonfinite(int type, const uint8_t *src, size_t blocks)
     enum:
         HYP_F32
@@ -27,6 +32,7 @@ cdef extern from "quant/pack.h" nogil:
         HYP_Q5_K
         HYP_Q6_K
         HYP_IQ4_NL
+        HYP_SPARSE_BLOCKS
 
 
 class BlockType(NamedTuple):
@@ -43,6 +49,10 @@ class BlockType(NamedTuple):
 
     def packed_bytes(self, rows, cols):
         return -(-_checked_size("rows", rows) // PANEL) * self.panel_bytes(cols)
+
+    @property
+    def can_be_sparse(self):
+        return bool(hyp_can_be_sparse(self.id))
 
 
 PANEL = HYP_PANEL
@@ -129,12 +139,15 @@ cdef int _check(int status, str what) except -1:
 
 
 cdef class PackedMatrix:
-    def __init__(self, type, rows, cols, data, offset=0):
+    def __init__(self, type, rows, cols, data, offset=0, offsets=None):
         kind = block_type(type)
         rows, cols = _checked_size("rows", rows), _checked_cols(kind, cols)
         if isinstance(offset, bool) or not hasattr(offset, "__index__") or offset < 0:
             raise InvalidArgumentError(f"offset must be an integer of at least 0, not {offset!r}")
-        nbytes, offset = kind.packed_bytes(rows, cols), offset.__index__()
+        if offsets is not None:
+            offsets = check_offsets(kind, rows, cols, offsets)
+        nbytes = kind.packed_bytes(rows, cols) if offsets is None else int(offsets[-1] - offsets[0])
+        offset = offset.__index__()
         view = _bytes(data, "data")
         # Python's integers do not overflow, and what fits in a buffer fits in size_t
         if offset > view.shape[0] or nbytes > view.shape[0] - offset:
@@ -143,10 +156,64 @@ cdef class PackedMatrix:
                 f"{view.shape[0]}, of which {offset} are skipped")
         self.owner, self.view, self.offset, self.nbytes = data, view, offset, nbytes
         self.weight.type, self.weight.rows, self.weight.cols = kind.id, rows, cols
-        self.weight.panels = &self.view[self.offset]
+        self.weight.panels = &self.view[self.offset] if nbytes else <const uint8_t *>b""
+        self.offsets = offsets
+        if offsets is not None:
+            self._set_offsets(offsets)
 
     def __cinit__(self):
         self.weight.panels = NULL
+        self.weight.offsets = NULL
+
+    cdef int _set_offsets(self, const uint64_t[::1] offsets) except -1:
+        cdef size_t p
+        for p in range(<size_t>offsets.shape[0] - 1):
+            if not hyp_sparse_is_sound(self.weight.type, self.weight.panels + (offsets[p] - offsets[0]),
+                                       offsets[p + 1] - offsets[p], self.weight.cols):
+                raise InvalidArgumentError(f"sparse panel {p} has no sound list of blocks")
+        self.weight.offsets = &offsets[0]
+        return 0
+
+    cdef int _panel(self, size_t p, uint8_t *dense) noexcept nogil:
+        """A sparse panel as a dense one."""
+        cdef const uint64_t *at = self.weight.offsets
+        hyp_sparse_expand_panel(self.weight.type, self.weight.panels + (at[p] - at[0]), at[p + 1] - at[p],
+                                self.weight.cols, dense)
+        return 0
+
+    @property
+    def sparse(self):
+        return self.offsets is not None
+
+    def kept_blocks(self):
+        cdef size_t p, j, n, record = HYP_PANEL * hyp_block_bytes(self.weight.type) + 2
+        cdef const uint64_t *at = self.weight.offsets
+        kept = np.zeros((-(-self.rows // PANEL), self.cols // 32), np.uint8)
+        cdef uint8_t[:, ::1] target = kept
+        cdef const uint8_t *index
+        if at == NULL:
+            raise InvalidArgumentError("the panels are dense: they have every block")
+        n = target.shape[0]
+        for p in range(n):
+            index = self.weight.panels + (at[p] - at[0])
+            for j in range(<size_t>(at[p + 1] - at[p]) // record):
+                target[p, index[2 * j] | index[2 * j + 1] << 8] = 1
+        return kept.astype(bool)
+
+    def expand(self, out=None):
+        cdef size_t p, n, panel = hyp_panel_bytes(self.weight.type, self.weight.cols)
+        if self.weight.offsets == NULL:
+            raise InvalidArgumentError("the panels are dense already")
+        nbytes = self.type.packed_bytes(self.rows, self.cols)
+        if out is None:
+            out = np.empty(nbytes, np.uint8)
+        cdef uint8_t[::1] target = _writable(out, nbytes, "out")
+        _apart(&target[0], target.shape[0], self.weight.panels, self.nbytes, "out")
+        n = (self.weight.rows + HYP_PANEL - 1) // HYP_PANEL
+        with nogil:
+            for p in range(n):
+                self._panel(p, &target[p * panel])
+        return PackedMatrix(self.type, self.rows, self.cols, out)
 
     @property
     def type(self):
@@ -171,6 +238,8 @@ cdef class PackedMatrix:
     def unpack(self, out=None):
         cdef size_t row, rows = self.weight.rows, cols = self.weight.cols
         cdef size_t row_bytes = hyp_row_bytes(self.weight.type, cols)
+        if self.weight.offsets != NULL:
+            return self.expand().unpack(out)
         cdef size_t panel = hyp_panel_bytes(self.weight.type, cols)
         cdef int kind = self.weight.type, status = 0
         if out is None:
@@ -212,6 +281,8 @@ cdef class PackedMatrix:
         out = _floats(out, (len(index), self.weight.cols), "out")
         if index.size == 0:
             return out
+        if self.weight.offsets != NULL:
+            return self._dequantize_sparse_rows(index, out)
         cdef const int64_t[::1] wanted = np.ascontiguousarray(index, np.int64)
         cdef float[:, ::1] target = out
         _apart(<const uint8_t *>&target[0, 0], out.nbytes, self.weight.panels, self.nbytes, "out")
@@ -226,11 +297,72 @@ cdef class PackedMatrix:
         _check(status, "dequantizing")
         return out
 
+    def _dequantize_sparse_rows(self, index, out):
+        """Each panel is expanded once, whichever of its rows are wanted."""
+        panel = np.empty(self.type.panel_bytes(self.cols), np.uint8)
+        cdef uint8_t[::1] view = panel
+        panels, rows = np.divmod(index, PANEL)
+        for p in np.unique(panels).tolist():
+            self._panel(p, &view[0])
+            wanted = panels == p
+            out[wanted] = PackedMatrix(self.type, PANEL, self.cols, panel).dequantize_rows(rows[wanted])
+        return out
+
     def __repr__(self):
-        return f"PackedMatrix({self.type.name!r}, {self.rows}, {self.cols})"
+        kind = ", sparse" if self.sparse else ""
+        return f"PackedMatrix({self.type.name!r}, {self.rows}, {self.cols}{kind})"
 
     def __reduce__(self):
         raise TypeError("a PackedMatrix cannot be pickled: it is a view of memory; unpack() gives its blocks")
+
+
+def check_offsets(type, rows, cols, offsets):
+    kind = block_type(type)
+    panels = -(-_checked_size("rows", rows) // PANEL)
+    cols = _checked_cols(kind, cols)
+    if not kind.can_be_sparse or cols > 32 * HYP_SPARSE_BLOCKS:
+        raise InvalidArgumentError(f"{kind.name} panels of {cols} columns cannot be sparse")
+    result = np.ascontiguousarray(offsets, np.uint64)
+    if result.shape != (panels + 1,):
+        raise InvalidArgumentError(f"{rows} rows need {panels + 1} offsets, not {result.shape}")
+    counts = np.diff(result.astype(np.int64)) // (HYP_PANEL * kind.block_bytes + 2)
+    if counts.min() < 0 or counts.max() > cols // 32 or not np.array_equal(sparse_offsets(kind, counts), result - result[0]):
+        raise InvalidArgumentError("the offsets are not those of sparse panels")
+    return result
+
+
+def sparse_offsets(type, counts):
+    kind = block_type(type)
+    counts = np.asarray(counts, np.int64)
+    sizes = (2 * counts + 31) // 32 * 32 + counts * (HYP_PANEL * kind.block_bytes)
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
+
+
+def sparsify(PackedMatrix packed not None, keep, out=None):
+    cdef size_t p, panels, blocks, panel = hyp_panel_bytes(packed.weight.type, packed.weight.cols)
+    kind = packed.type
+    if packed.sparse or not kind.can_be_sparse or packed.cols > 32 * HYP_SPARSE_BLOCKS:
+        raise InvalidArgumentError(f"{packed!r} cannot be made sparse")
+    shape = (-(-packed.rows // PANEL), packed.cols // 32)
+    keep = np.ascontiguousarray(keep, np.uint8)
+    if keep.shape != shape:
+        raise InvalidArgumentError(f"keep must have shape {shape}, not {keep.shape}")
+    offsets = sparse_offsets(kind, np.count_nonzero(keep, axis=1))
+    nbytes = int(offsets[-1])
+    if out is None:
+        out = np.empty(nbytes, np.uint8)
+    cdef const uint8_t[:, ::1] mask = keep
+    cdef const uint64_t[::1] at = offsets
+    cdef uint8_t[::1] target = _writable(out, nbytes, "out")
+    panels = mask.shape[0]
+    if nbytes:
+        _apart(&target[0], target.shape[0], packed.weight.panels, packed.nbytes, "out")
+        with nogil:
+            for p in range(panels):
+                if at[p + 1] > at[p]:
+                    hyp_sparse_pack_panel(packed.weight.type, packed.weight.panels + p * panel, packed.weight.cols, &mask[p, 0],
+                                          &target[at[p]])
+    return PackedMatrix(kind, packed.rows, packed.cols, out, offsets=offsets)
 
 
 cdef tuple _source(object type, object raw, object rows, object cols):

@@ -14,6 +14,7 @@ cdef extern from "stream/ring.h" nogil:
         HYP_READ_CHANGED
         HYP_READ_NOT_FINITE
         HYP_READ_DAMAGED
+        HYP_READ_UNSOUND
 
     size_t hyp_block_len(int type)
     size_t hyp_row_bytes(int type, size_t cols)
@@ -34,13 +35,14 @@ cdef extern from "stream/ring.h" nogil:
         int type, packed, check
         size_t rows, cols
         const uint32_t *sums
+        const uint64_t *offsets
 
     ctypedef struct hyp_read_stats:
         uint64_t bytes_read
         double seconds
 
     size_t hyp_extent_panel_bytes(const hyp_extent *e)
-    size_t hyp_extent_buffer_bytes(const hyp_extent *e)
+    size_t hyp_extent_buffer_bytes(size_t panel_bytes)
     int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                         hyp_read_stats *stats, int *error)
     void hyp_drop_behind(const hyp_extent *e, uint64_t lag)
@@ -89,7 +91,7 @@ cdef class Ring:
     cdef readonly size_t slots, slot_bytes
     cdef readonly str io
     cdef object memory
-    cdef list files, sums
+    cdef list files, sums, offsets
     cdef tuple names
     # what a hyp_source calls, with `c` as its self
     cdef int (*acquire)(void *, size_t, const uint8_t **) noexcept nogil

@@ -2,13 +2,16 @@
 
 import os
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from cpython.exc cimport PyErr_Occurred
 
+import numpy as np
+
 from hyperion._kernels.threads cimport check_signals, check_status
 
+from hyperion._kernels.quant import check_offsets
 from hyperion.errors import (
     FormatError,
     HyperionIOError,
@@ -78,7 +81,7 @@ cdef class File:
 
 
 cdef hyp_extent _extent(File file, int type, size_t offset, size_t rows, size_t cols, bint packed,
-                        const uint32_t[::1] sums) except *:
+                        const uint32_t[::1] sums, const uint64_t[::1] offsets) except *:
     cdef hyp_extent e
     if hyp_block_len(type) == 0 or rows == 0 or cols == 0 or cols % hyp_block_len(type):
         raise InvalidArgumentError(f"rows [{rows}, {cols}] of type {type} cannot be packed")
@@ -88,6 +91,12 @@ cdef hyp_extent _extent(File file, int type, size_t offset, size_t rows, size_t 
         if not packed or <size_t>sums.shape[0] != (rows + HYP_PANEL - 1) // HYP_PANEL:
             raise InvalidArgumentError(f"{sums.shape[0]} checksums for {rows} rows: packed panels have one each")
         e.sums = &sums[0]
+    e.offsets = NULL
+    if offsets is not None:
+        if not packed:
+            raise InvalidArgumentError("only packed panels are sparse")
+        check_offsets(type, rows, cols, offsets)
+        e.offsets = &offsets[0]
     return e
 
 
@@ -97,6 +106,9 @@ def describe_failure(str what, str path, int error):
         return FormatError(f"{what} of {path!r} has a scale or a weight that is NaN or infinite", path=path, what=what)
     if error == HYP_READ_DAMAGED:
         message = f"{what} of {path!r} is damaged: its checksum is not the one that was written"
+        return FormatError(message, path=path, what=what)
+    if error == HYP_READ_UNSOUND:
+        message = f"{what} of {path!r} has a sparse panel whose list of blocks cannot be"
         return FormatError(message, path=path, what=what)
     if error == HYP_READ_CHANGED:
         reason = "the file was changed, replaced or truncated after it was opened"
@@ -108,20 +120,23 @@ def describe_failure(str what, str path, int error):
 
 
 def read_rows(File file, int type, size_t offset, size_t rows, size_t cols, uint8_t[::1] out, *, bint packed=False,
-              bint direct=False, str what="weights", const uint32_t[::1] sums=None):
+              bint direct=False, str what="weights", const uint32_t[::1] sums=None,
+              const uint64_t[::1] offsets=None):
     """Read rows and leave them as packed panels in `out`, which has exactly their panels' bytes.
 
     A direct read needs an aligned buffer with slack and is for :class:`Ring`; here reads are buffered and the pages
     are dropped from the cache behind them. `packed`: the file holds panels already, each of which must have its
-    checksum of `sums` where they are given.
+    checksum of `sums` where they are given; sparse panels have their `offsets`, counted from any place.
     """
-    cdef hyp_extent e = _extent(file, type, offset, rows, cols, packed, sums)
+    cdef hyp_extent e = _extent(file, type, offset, rows, cols, packed, sums, offsets)
     cdef hyp_read_stats stats
     cdef const uint8_t *panels
     cdef int error = 0, status
     cdef uint8_t *temp
     if <size_t>out.shape[0] != hyp_extent_panel_bytes(&e):
         raise InvalidArgumentError(f"{rows} rows take {hyp_extent_panel_bytes(&e)} bytes, out has {out.shape[0]}")
+    if out.shape[0] == 0:
+        return 0
     temp = <uint8_t *>malloc(hyp_panel_bytes(type, cols))
     if temp is NULL:
         raise HyperionMemoryError(f"{what}: no memory for one panel")
@@ -148,22 +163,25 @@ def checksum(data):
     return result
 
 
-def checksums(data, size_t nbytes, uint32_t[::1] out):
-    """out[i] = checksum of the ith run of `nbytes` bytes of data, which has exactly len(out) of them."""
-    cdef const uint8_t[::1] view = memoryview(data).cast("B")
-    cdef size_t i, n = out.shape[0]
-    if nbytes == 0 or n == 0 or <size_t>view.shape[0] % nbytes or <size_t>view.shape[0] // nbytes != n:
-        raise InvalidArgumentError(f"{view.shape[0]} bytes are not {n} runs of {nbytes}")
+def checksums(data, offsets, uint32_t[::1] out):
+    """out[i] = checksum of bytes [offsets[i], offsets[i + 1]) of data, which ends at the last offset; where `offsets` is an
+    integer, of the ith run of so many bytes."""
+    cdef size_t i, n = out.shape[0], nbytes = memoryview(data).nbytes
+    cdef const uint8_t[::1] view = memoryview(data).cast("B") if nbytes else b"\0"
+    cdef const uint64_t[::1] at
+    if isinstance(offsets, int):
+        offsets = np.arange(n + 1, dtype=np.uint64) * np.uint64(offsets)
+    at = offsets
+    if n == 0 or <size_t>at.shape[0] != n + 1 or at[0] != 0 or at[n] != nbytes or (np.diff(np.asarray(at)) > nbytes).any():
+        raise InvalidArgumentError(f"{nbytes} bytes are not {n} runs that end at {at[at.shape[0] - 1]}")
     with nogil:
         for i in range(n):
-            out[i] = hyp_checksum(&view[i * nbytes], nbytes)
+            out[i] = hyp_checksum(&view[at[i]], at[i + 1] - at[i])
 
 
-def piece_buffer_bytes(int type, size_t rows, size_t cols):
+def piece_buffer_bytes(size_t panel_bytes):
     """Bytes that a piece takes in a slot: its panels, and slack for the alignment of direct reads."""
-    cdef hyp_extent e
-    e.type, e.rows, e.cols = type, rows, cols
-    return hyp_extent_buffer_bytes(&e)
+    return hyp_extent_buffer_bytes(panel_bytes)
 
 
 def inject_read_failure(int64_t n, int error=5):
@@ -176,8 +194,9 @@ cdef class Ring:
 
     Parameters
     ----------
-    pieces : sequence of (name, file, offset, type, rows, cols, packed, chunk, at, sums)
-        In the order in which a pass uses them; see c/stream/ring.h. `sums` has a checksum for each panel, or is None.
+    pieces : sequence of (name, file, offset, type, rows, cols, packed, chunk, at, sums, offsets)
+        In the order in which a pass uses them; see c/stream/ring.h. `sums` has a checksum for each panel, or is None; so are
+        `offsets` where panels are not sparse.
     memory : buffer
         slots * slot_bytes bytes, aligned to 4096.
     """
@@ -190,7 +209,8 @@ cdef class Ring:
             raise InvalidArgumentError(f"io is one of {sorted(IO_MODES)}, not {io!r}")
         self.n, self.io = len(pieces), io
         self.slots, self.slot_bytes = min(slots, len({p[7] for p in pieces})), slot_bytes
-        self.files, self.sums, self.memory, self.names = [], [], memory, tuple((p[0], p[1].path) for p in pieces)
+        self.files, self.sums, self.offsets = [], [], []
+        self.memory, self.names = memory, tuple((p[0], p[1].path) for p in pieces)
         if (
             self.n == 0 or slots == 0
             or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN
@@ -199,12 +219,13 @@ cdef class Ring:
         self.pieces = <hyp_ring_piece *>calloc(self.n, sizeof(hyp_ring_piece))
         if self.pieces is NULL:
             raise HyperionMemoryError("no memory for the ring's schedule")
-        for i, (name, file, offset, type, rows, cols, packed, chunk, at, sums) in enumerate(pieces):
+        for i, (name, file, offset, type, rows, cols, packed, chunk, at, sums, offsets) in enumerate(pieces):
             self.files.append(file)
             self.sums.append(sums)
-            self.pieces[i].extent = _extent(file, type, offset, rows, cols, packed, sums)
+            self.offsets.append(offsets)
+            self.pieces[i].extent = _extent(file, type, offset, rows, cols, packed, sums, offsets)
             self.pieces[i].chunk, self.pieces[i].at = chunk, at
-            if at % HYP_DIRECT_ALIGN or at + hyp_extent_buffer_bytes(&self.pieces[i].extent) > slot_bytes:
+            if at % HYP_DIRECT_ALIGN or at + hyp_extent_buffer_bytes(hyp_extent_panel_bytes(&self.pieces[i].extent)) > slot_bytes:
                 raise InvalidArgumentError(f"piece {i} ({name}) does not fit a slot of {slot_bytes} bytes at {at}")
             if chunk != (self.pieces[i - 1].chunk if i else 0) and (i == 0 or chunk != self.pieces[i - 1].chunk + 1):
                 raise InvalidArgumentError(f"piece {i} ({name}) is of chunk {chunk}, out of order")

@@ -38,6 +38,8 @@ class TensorInfo(NamedTuple):
         The bytes are packed panels of that type, not rows of blocks.
     checksums : memoryview of uint32, optional
         One for each panel, or one for all bytes of a tensor that is not packed.
+    offsets : ndarray of uint64, optional
+        Of block-sparse panels: where each of them begins in the tensor's bytes, and where the last one ends.
     """
 
     name: str
@@ -49,6 +51,16 @@ class TensorInfo(NamedTuple):
     nbytes: int
     packed: bool = False
     checksums: memoryview | None = None
+    offsets: np.ndarray | None = None
+
+    @property
+    def checked_runs(self) -> np.ndarray:
+        """Where the bytes of each checksum begin, and where the last ones end: uint64 [checksums + 1]."""
+        assert self.checksums is not None
+        if self.offsets is not None:
+            return self.offsets
+        n = len(self.checksums)
+        return np.arange(n + 1, dtype=np.uint64) * np.uint64(self.nbytes // max(n, 1))
 
 
 def open_for_reading(path: str) -> int:

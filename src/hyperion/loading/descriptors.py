@@ -152,7 +152,8 @@ class LayerWeights(Mapping[str, np.ndarray]):
 
     Arrays are views of the file and keep its mapping alive, also when the model is closed. Float and integer types come
     as such in the tensor's shape; bfloat16 as its bits (uint16); quantized types as uint8 with the blocks of a row along
-    the last axis; matrices of a .hyperion file as uint8 [panels, bytes] in their packed layout. Data that is not aligned to
+    the last axis; matrices of a .hyperion file as uint8 [panels, bytes] in their packed layout, or where they are sparse uint8
+    [bytes]. Data that is not aligned to
     its type is copied.
     """
 
@@ -177,7 +178,7 @@ def _dequantized(stored: np.ndarray, info: TensorInfo) -> np.ndarray:
     """float32 of a stored tensor, computed when it is asked for."""
     raw: Any = stored.reshape(-1).view(np.uint8)
     if info.packed:
-        return quant.PackedMatrix(info.type, info.shape[0], info.shape[1], raw).dequantize()
+        return quant.PackedMatrix(info.type, info.shape[0], info.shape[1], raw, offsets=info.offsets).dequantize()
     if info.type_name == "C64":
         raise UnsupportedError(f"tensor {info.name!r} is complex, which float32 cannot hold", tensor=info.name)
     if stored.dtype != np.uint8 and info.type_name != "BF16":
@@ -199,6 +200,8 @@ def dtype_of(info: TensorInfo) -> np.dtype[Any]:
 
 def stored_shape(info: TensorInfo) -> tuple[int, ...]:
     """The shape of what is stored: the tensor's, or rows of bytes, or packed panels of bytes."""
+    if info.offsets is not None:
+        return (info.nbytes,)
     if info.packed:
         panels = -(-info.shape[0] // quant.PANEL)
         return panels, info.nbytes // panels

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +58,19 @@ MOST_CHECKED = 16 << 20
 """The longest run of bytes with one checksum that is held to check it."""
 POLL = 0.05
 """Seconds between looks at signals while waiting."""
+
+
+def _runs(info: TensorInfo) -> Iterator[tuple[int, int, slice | None]]:
+    """A tensor's bytes in runs of about CHUNK: (first byte, bytes, which checksums they have to have)."""
+    bounds = info.checked_runs if info.checksums else np.zeros(1, np.uint64)
+    if len(bounds) == 1 or int(np.diff(bounds).max()) > MOST_CHECKED:
+        yield from ((at, min(CHUNK, info.nbytes - at), None) for at in range(0, info.nbytes, CHUNK))
+        return
+    first = 0
+    while first < len(bounds) - 1:
+        last = max(first + 1, int(np.searchsorted(bounds, bounds[first] + np.uint64(CHUNK), side="right")) - 1)
+        yield int(bounds[first]), int(bounds[last] - bounds[first]), slice(first, last)
+        first = last
 
 
 class MappedModel:
@@ -500,27 +513,25 @@ class MappedModel:
         for t in layer.tensors:
             if not is_aligned(t):  # a copy, already read
                 continue
-            unit = t.nbytes // len(t.checksums) if t.checksums else 0  # bytes that a checksum is for
-            unit = unit if unit <= MOST_CHECKED else 0
-            step = max(CHUNK // unit, 1) * unit if unit else CHUNK
-            if min(step, t.nbytes) > len(scratch):
-                scratch = np.empty(step, np.uint8)
-            for at in range(0, t.nbytes, step):
+            for at, n, sums in _runs(t):
                 self._check_open()
-                n = min(step, t.nbytes - at)
+                if n > len(scratch):
+                    scratch = np.empty(n, np.uint8)
                 self.container.read_into(t, scratch[:n], at, n, what=self._called(layer))
-                if unit:
-                    self._verify(layer, t, scratch[:n], at, unit)
+                if sums is not None:
+                    self._verify(layer, t, scratch[:n], sums)
                 self._maps[t.path].populate(t.offset + at, t.offset + at + n, self._called(layer))
                 with self._lock:
                     self._add(bytes_read=n)
 
-    def _verify(self, layer: Layer, info: TensorInfo, data: np.ndarray, at: int, unit: int) -> None:
-        """Compare with the checksums that the file has of these bytes."""
+    def _verify(self, layer: Layer, info: TensorInfo, data: np.ndarray, sums: slice) -> None:
+        """Compare with these of the checksums that the file has."""
         assert info.checksums is not None
-        found = np.empty(data.nbytes // unit, np.uint32)
-        stream.checksums(data, unit, found)
-        if not np.array_equal(found, info.checksums[at // unit : at // unit + len(found)]):
+        bounds = info.checked_runs[sums.start : sums.stop + 1]
+        at = int(bounds[0])
+        found = np.empty(len(bounds) - 1, np.uint32)
+        stream.checksums(data, bounds - bounds[0], found)
+        if not np.array_equal(found, info.checksums[sums]):
             message = f"{self._called(layer)}: tensor {info.name!r} of {info.path!r} is damaged: a checksum does not fit"
             raise FormatError(message, path=info.path, offset=info.offset + at, tensor=info.name)
 

@@ -21,9 +21,11 @@ class MatrixLike(Protocol):
     @property
     def cols(self) -> int: ...
     @property
-    def panel_bytes(self) -> int: ...
+    def offsets(self) -> Any: ...
     @property
     def panels(self) -> int: ...
+    def span(self, first: int, last: int) -> int: ...
+    def fit(self, nbytes: int, first: int = 0) -> int: ...
 
 
 class RingSchedule:
@@ -51,18 +53,18 @@ class RingSchedule:
             Number of the first piece, and (row, rows) of each.
         """
         first, rows = len(self.pieces), []
-        row_bytes = m.panel_bytes // PANEL
-        most = (self.slot_bytes - piece_buffer_bytes(m.type, PANEL, m.cols)) // m.panel_bytes + 1
+        room = self.slot_bytes - piece_buffer_bytes(0)
         panel = pinned
         while panel < m.panels:
-            n = min(most, m.panels - panel)
+            n = max(1, m.fit(room, panel))
             start, count = panel * PANEL, min((panel + n) * PANEL, m.rows) - panel * PANEL
-            need = piece_buffer_bytes(m.type, count, m.cols)
+            need = piece_buffer_bytes(m.span(panel, panel + n))
             if self._at and self._at + need > self.slot_bytes:
                 self._chunk, self._at = self._chunk + 1, 0
-            where = offset + start * row_bytes
+            where = offset + m.span(0, panel)
             sums = None if checksums is None else checksums[panel : panel + n]
-            self.pieces.append((name, file, where, m.type, count, m.cols, packed, self._chunk, self._at, sums))
+            places = None if m.offsets is None else m.offsets[panel : panel + n + 1]
+            self.pieces.append((name, file, where, m.type, count, m.cols, packed, self._chunk, self._at, sums, places))
             self._at += need
             rows.append((start, count))
             panel += n

@@ -26,6 +26,7 @@ from hyperion.models.architectures import config_from_metadata, describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
 from hyperion.models.convert_vocabulary import vocabulary_metadata
 from hyperion.models.mixed import MixedPrecisionConfig
+from hyperion.models.prune import PrunedTensor, Selection, block_norms, occupied_tiles, spread
 from hyperion.models.quantize_rows import encode_rows
 from hyperion.models.recipe import Recipe
 
@@ -35,7 +36,10 @@ SUFFIXES = {".hyperion": "hyperion", ".tmai": "hyperion", ".gguf": "gguf"}
 SLAB_WEIGHTS = 1 << 20
 """Weights that are in memory as float32 at a time."""
 
-PANEL = 16
+WORTH = 0.95
+"""Sparse panels are taken where they have less than this share of the dense panels' bytes."""
+
+PANEL, TILE, MOST_TILES = 16, 32, 1 << 16
 F32 = 0
 _U32, _F32, _STRING, _ARRAY = 4, 6, 8, 9
 
@@ -100,6 +104,16 @@ class _Tensor:
     heads: int = 0  # rows are reordered within so many heads, see _rotate
     values: np.ndarray | None = None
     method: str | None = None
+    kept: np.ndarray | None = None  # blocks of each sparse panel; None: dense
+    selection: Selection | None = None  # what is pruned
+    block: int = 1  # rows and columns of a block that is pruned or not
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as panels."""
+        if self.kept is not None:
+            return int(quant.sparse_offsets(self.kind, self.kept)[-1])
+        return self.kind.packed_bytes(self.rows, self.cols)
 
     @property
     def kind(self) -> Any:
@@ -107,7 +121,7 @@ class _Tensor:
 
     def slab_rows(self, weights: int = SLAB_WEIGHTS) -> int:
         """Rows of about so many weights that are converted together: whole panels, and whole heads where rows are reordered."""
-        unit = PANEL if not self.heads else math.lcm(PANEL, self.rows // self.heads)
+        unit = math.lcm(PANEL, self.block, self.rows // self.heads if self.heads else 1)
         return max(unit, weights // self.cols // unit * unit)
 
 
@@ -209,6 +223,7 @@ class ConversionJob:
         self.container, self.path, self.recipe, self.file = container, os.fspath(dst), recipe, file
         self.slab_weights = slab_weights
         self.format = _format(self.path, format)
+        self.pruned: list[PrunedTensor] = []
         self.replaced: dict[str, str] = {}
         self.files: dict[str, File] = {}
         config, infos = describe_model(container)
@@ -251,7 +266,11 @@ class ConversionJob:
         while cols % target.block_len:
             target, method = quant.TYPES[FALLBACKS.get(target.name, "f16")], None
             self.replaced[name] = target.name
-        return _Tensor(name, layer, rows, cols, target.id, info, True, heads, method=method)
+        if not self.recipe.prunes(name) or cols % TILE:
+            kept = blocks_of_panels(info) if info.offsets is not None and target.can_be_sparse and self.format == "hyperion" else None
+            return _Tensor(name, layer, rows, cols, target.id, info, True, heads, method=method, kept=kept)
+        assert self.recipe.prune is not None
+        return _Tensor(name, layer, rows, cols, target.id, info, True, heads, method=method, block=self.recipe.prune.block_size)
 
     def _vector(self, infos: Mapping[str, TensorInfo], name: str, length: int, layer: int, heads: int = 0) -> _Tensor:
         if _supported(infos[name]).name not in ("f32", "f16", "bf16"):
@@ -272,7 +291,7 @@ class ConversionJob:
 
     def _writer(self) -> Any:
         if self.format == "hyperion":
-            table = [NativeTensor(t.name, t.type, t.rows, t.cols, t.layer, t.matrix) for t in self.tensors]
+            table = [NativeTensor(t.name, t.type, t.rows, t.cols, t.layer, t.matrix, t.kept) for t in self.tensors]
             return NativeWriter(self.path, self.metadata, table, checksums, self.file)
         layouts = [
             TensorLayout(t.name, t.type, (t.rows, t.cols) if t.matrix else (t.cols,), t.rows * t.kind.row_bytes(t.cols))
@@ -284,65 +303,153 @@ class ConversionJob:
         """What is, or would be, in the file."""
         types: dict[str, int] = {}
         for t in self.tensors:
-            rows = -(-t.rows // PANEL) * PANEL if t.matrix and self.format == "hyperion" else t.rows
-            types[t.kind.name] = types.get(t.kind.name, 0) + rows * t.kind.row_bytes(t.cols)
+            size = t.nbytes if t.matrix and self.format == "hyperion" else t.rows * t.kind.row_bytes(t.cols)
+            types[t.kind.name] = types.get(t.kind.name, 0) + size
         source = sum(t.info.nbytes for t in self.tensors if t.info is not None)
         return Conversion(self.path, self.format, sum(types.values()), source, types, dict(self.replaced))
 
     def run(self, progress: Progress | None) -> None:
         """Write the file."""
+        if self.recipe.prune is not None:
+            self._select(progress)
         total, done = self.summary().nbytes, 0
         with self._writer() as writer:
             for tensor in self.tensors:
-                step = tensor.slab_rows(self.slab_weights)
-                for first in range(0, tensor.rows, step):
-                    n = min(step, tensor.rows - first)
-                    data = self._slab(tensor, first, n)
-                    writer.write(data)
+                keep = tensor.selection.pass_over() if tensor.selection is not None else None
+                for first, n in self._slabs(tensor):
+                    data = self._slab(tensor, first, n, keep)
+                    if data.nbytes:  # a run of sparse panels may have nothing
+                        writer.write(data)
                     done += data.nbytes
                     if progress is not None:
                         progress(done, total)
             writer.finish()
 
-    def _slab(self, tensor: _Tensor, first: int, rows: int) -> np.ndarray:
-        """Rows [first, first + rows) as the target file has them."""
+    def _slabs(self, tensor: _Tensor) -> Iterator[tuple[int, int]]:
+        """(first row, rows) of what is in memory at a time."""
+        step = tensor.slab_rows(self.slab_weights)
+        return ((first, min(step, tensor.rows - first)) for first in range(0, tensor.rows, step))
+
+    # ---- pruning -------------------------------------------------------------------------------------------------
+
+    def _select(self, progress: Progress | None) -> None:
+        """Choose what is pruned and how it is stored, matrix by matrix; `progress` counts the rows' bytes in the source."""
+        total = sum(t.info.nbytes for t in self.tensors if self._is_pruned(t) and t.info is not None)
+        done = 0
+        for i, tensor in enumerate(self.tensors):
+            if not self._is_pruned(tensor):
+                continue
+            assert tensor.info is not None
+            self.tensors[i], report = self._choose(tensor)
+            self.pruned.append(report)
+            done += tensor.info.nbytes
+            if progress is not None:
+                progress(done, total)
+
+    def _is_pruned(self, tensor: _Tensor) -> bool:
+        return tensor.matrix and self.recipe.prunes(tensor.name) and tensor.cols % TILE == 0
+
+    def _choose(self, tensor: _Tensor) -> tuple[_Tensor, PrunedTensor]:
+        config = self.recipe.prune
+        assert config is not None and tensor.info is not None
+        size, rows, cols = config.block_size, tensor.rows, tensor.cols
+        blocks = -(-rows // size) * -(-cols // size)
+        source = quant.block_type(tensor.info.type)
+
+        def norms() -> Iterator[tuple[int, np.ndarray]]:
+            for first, n in self._slabs(tensor):
+                yield n, block_norms(quant.dequantize(source, self._source_rows(tensor, first, n)[0], n, cols), size)
+
+        held = list(norms()) if blocks <= self.slab_weights else None
+        again = norms if held is None else lambda: iter(held)
+        selection = Selection(lambda: (n for _, n in again()), min(round(config.sparsity * blocks), blocks - 1))
+        keep, kept, zeros = selection.pass_over(), [], 0
+        for n, values in again():
+            weights = spread(keep(values), size, n, cols)
+            zeros += weights.size - int(np.count_nonzero(weights))
+            kept.append(np.count_nonzero(occupied_tiles(weights), axis=1))
+        counts = np.concatenate(kept)
+        dense = tensor.kind.packed_bytes(rows, cols)
+        sparse = int(quant.sparse_offsets(tensor.kind, counts)[-1]) if tensor.kind.can_be_sparse and cols // TILE <= MOST_TILES else 0
+        smaller = 0 < sparse < WORTH * dense and self.format == "hyperion"
+        report = PrunedTensor(
+            tensor.name, tensor.kind.name, "sparse" if smaller else "dense", zeros / (rows * cols),
+            1 - int(counts.sum()) / (len(counts) * (cols // TILE)), sparse if smaller else dense, dense, sparse,
+        )  # fmt: skip
+        return dataclasses.replace(tensor, selection=selection, kept=counts if smaller else None), report
+
+    def _thinned(self, tensor: _Tensor, source: Any, raw: np.ndarray, rows: int, keep: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Rows in the target's blocks, with zeros where blocks go, and which tiles stay.
+
+        The blocks of a type that nothing is taken from stay as they are: quantizing their values again might change them.
+        """
+        values = quant.dequantize(source, raw, rows, tensor.cols)
+        weights = spread(keep(block_norms(values, tensor.block)), tensor.block, rows, tensor.cols)
+        np.copyto(values, 0, where=~weights)
+        encoded = self._encode(tensor, values)
+        if source.id == tensor.type:
+            whole = weights.reshape(rows, -1, source.block_len).all(axis=2).reshape(-1, 1)
+            encoded = np.where(whole, raw.reshape(-1, source.block_bytes), encoded.reshape(-1, source.block_bytes)).reshape(-1)
+        return encoded, occupied_tiles(weights)
+
+    # ---- rows ------------------------------------------------------------------------------------------------------
+
+    def _encode(self, tensor: _Tensor, values: np.ndarray) -> np.ndarray:
+        try:
+            return encode_rows(values, tensor.kind.name, tensor.method)
+        except InvalidArgumentError as error:
+            message = f"tensor {tensor.name!r} has weights too large for {tensor.kind.name}: {error}"
+            raise FormatError(message, tensor=tensor.name) from None
+
+    def _source_rows(self, tensor: _Tensor, first: int, rows: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows of the source in the target's order, as blocks, and which tiles they have where those are sparse."""
+        assert tensor.info is not None
+        raw, tiles = self._read(tensor.info, quant.block_type(tensor.info.type), first, rows, tensor.cols)
+        if tensor.heads and tensor.matrix:
+            raw = _rotate(raw.reshape(rows, -1), tensor.rows // tensor.heads).reshape(-1)
+        return raw, tiles
+
+    def _slab(self, tensor: _Tensor, first: int, rows: int, keep: Any = None) -> np.ndarray:
+        """Rows [first, first + rows) as the target file has them; `keep` says which blocks stay, by their norms."""
         if tensor.values is not None:
             return tensor.values
         info = tensor.info
         assert info is not None
         source = quant.block_type(info.type)
-        raw = self._read(info, source, first, rows, tensor.cols)
-        if tensor.heads and tensor.matrix:
-            raw = _rotate(raw.reshape(rows, -1), tensor.rows // tensor.heads).reshape(-1)
-        if source.id != tensor.type:
-            values = quant.dequantize(source, raw, rows, tensor.cols)
-            try:
-                raw = encode_rows(values, tensor.kind.name, tensor.method)
-            except InvalidArgumentError as error:
-                message = f"tensor {tensor.name!r} has weights too large for {tensor.kind.name}: {error}"
-                raise FormatError(message, tensor=tensor.name) from None
+        raw, tiles = self._source_rows(tensor, first, rows)
+        if keep is not None:
+            raw, tiles = self._thinned(tensor, source, raw, rows, keep)
+        elif source.id != tensor.type:
+            raw = self._encode(tensor, quant.dequantize(source, raw, rows, tensor.cols))
         if tensor.heads and not tensor.matrix:
             raw = _rotate(raw.reshape(-1, 4), tensor.cols // tensor.heads).reshape(-1)
         if self.format == "gguf" or not tensor.matrix:
             return raw
         packed = np.empty(tensor.kind.packed_bytes(rows, tensor.cols), np.uint8)
-        quant.pack(tensor.type, raw, rows, tensor.cols, packed)
-        return packed
+        matrix = quant.pack(tensor.type, raw, rows, tensor.cols, packed)
+        if tensor.kept is None:
+            return packed
+        assert tiles is not None
+        return np.asarray(quant.sparsify(matrix, tiles).panels)
 
-    def _read(self, info: TensorInfo, source: Any, first: int, rows: int, cols: int) -> np.ndarray:
-        """Rows of a source tensor as blocks, checked."""
+    def _read(self, info: TensorInfo, source: Any, first: int, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows of a source tensor as blocks, checked, and which tiles it has if it is sparse."""
         what = f"tensor {info.name!r}"
         if info.packed:
             file = self.files.get(info.path) or self.files.setdefault(info.path, File(info.path, direct=False))
             panel = first // PANEL
-            panels = np.empty(source.packed_bytes(rows, cols), np.uint8)
-            sums = None if info.checksums is None else info.checksums[panel : panel + -(-rows // PANEL)]
-            offset = info.offset + panel * source.panel_bytes(cols)
+            last = panel + -(-rows // PANEL)
+            sums = None if info.checksums is None else info.checksums[panel:last]
+            places = None if info.offsets is None else info.offsets[panel : last + 1]
+            size = source.packed_bytes(rows, cols) if places is None else int(places[-1] - places[0])
+            panels = np.empty(size, np.uint8)
+            offset = info.offset + (panel * source.panel_bytes(cols) if info.offsets is None else int(info.offsets[panel]))
             self.container.check_unchanged(info.path, what)
-            read_rows(file, source.id, offset, rows, cols, panels, packed=True, what=what, sums=sums)
-            raw = quant.PackedMatrix(source, rows, cols, panels).unpack()
+            read_rows(file, source.id, offset, rows, cols, panels, packed=True, what=what, sums=sums, offsets=places)
+            matrix = quant.PackedMatrix(source, rows, cols, panels, offsets=places)
+            raw = matrix.unpack()
             assert isinstance(raw, np.ndarray)
-            return raw
+            return raw, matrix.kept_blocks() if matrix.sparse else None
         size = source.row_bytes(cols)
         raw = np.empty(rows * size, np.uint8)
         self.container.read_into(info, raw, first * size, rows * size)
@@ -350,7 +457,7 @@ class ConversionJob:
             raise FormatError(f"{what} of {info.path!r} is damaged: its checksum is not the one that was written", tensor=info.name)
         if quant.find_nonfinite(source, raw) >= 0:
             raise FormatError(f"{what} of {info.path!r} has a scale or a weight that is NaN or infinite", tensor=info.name)
-        return raw
+        return raw, None
 
 
 def _rotate(rows: np.ndarray, head_dim: int) -> np.ndarray:
@@ -368,6 +475,12 @@ def _format(path: str | bytes, given: str | None) -> str:
     if given not in SUFFIXES.values():
         raise InvalidArgumentError(f"format is {given!r:.40}, expected 'hyperion' or 'gguf'")
     return given
+
+
+def blocks_of_panels(info: TensorInfo) -> np.ndarray:
+    """How many blocks each panel of a sparse tensor has."""
+    assert info.offsets is not None
+    return np.diff(info.offsets.astype(np.int64)) // (PANEL * quant.block_type(info.type).block_bytes + 2)
 
 
 def _supported(info: TensorInfo) -> Any:

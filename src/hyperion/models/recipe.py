@@ -5,6 +5,7 @@ from __future__ import annotations
 from hyperion._kernels import quant
 from hyperion.errors import InvalidArgumentError
 from hyperion.models.mixed import MixedPrecisionConfig
+from hyperion.models.prune import PruneConfig
 from hyperion.models.quantize_rows import check_method
 
 __all__ = ["Recipe", "group_of"]
@@ -29,6 +30,8 @@ class Recipe:
         See :func:`hyperion.convert`.
     mixed : MixedPrecisionConfig, optional
         A type for each group.
+    prune : PruneConfig, optional
+        How the matrices of the blocks are thinned out. The embedding, whose rows are looked up, and the output head stay.
 
     Raises
     ------
@@ -38,13 +41,22 @@ class Recipe:
         If there is no such method for the type.
     """
 
-    def __init__(self, type: str | None = None, method: str | None = None, mixed: MixedPrecisionConfig | None = None) -> None:
+    def __init__(
+        self,
+        type: str | None = None,
+        method: str | None = None,
+        mixed: MixedPrecisionConfig | None = None,
+        prune: PruneConfig | None = None,
+    ) -> None:
         if mixed is not None and type is not None:
             raise InvalidArgumentError("give one type for all matrices or a mixed precision, not both")
         if mixed is not None and not isinstance(mixed, MixedPrecisionConfig):
             raise InvalidArgumentError(f"mixed is {mixed!r:.40}, expected a MixedPrecisionConfig")
         self.type = None if type is None else _type_name(type)
         self.mixed = None if mixed is None else mixed.copy()
+        if prune is not None and not isinstance(prune, PruneConfig):
+            raise InvalidArgumentError(f"expected a PruneConfig, not {prune!r:.40}")
+        self.prune = None if prune is None else prune.copy()
         self.method = method
         if method is not None and self.keeps_types:
             raise InvalidArgumentError("a method needs a type to quantize to")
@@ -56,6 +68,10 @@ class Recipe:
     def keeps_types(self) -> bool:
         """Every matrix keeps its own type."""
         return self.type is None and self.mixed is None
+
+    def prunes(self, name: str) -> bool:
+        """Whether a matrix is thinned out."""
+        return self.prune is not None and group_of(name) in ("attention", "ffn")
 
     def target(self, name: str, tied: bool) -> tuple[str | None, str | None]:
         """(type or None for the matrix's own, method) of a matrix; `tied`: the embedding is the output head as well."""

@@ -279,7 +279,7 @@ class Transformer:
         if layer == 0:
             return (self._sizes.embedding if self.plan.embedding_pinned else 0), self._sizes.embedding
         size = self._sizes.layers[layer - 1]
-        pinned = sum(n * m.panel_bytes for n, m in zip(self.plan.pinned[layer - 1], size.matrices, strict=True))
+        pinned = sum(m.span(0, n) for n, m in zip(self.plan.pinned[layer - 1], size.matrices, strict=True))
         return pinned, size.nbytes
 
     def pin_layers(self, wanted: dict[int, bool]) -> None:

@@ -53,7 +53,12 @@ def _matrix_size(role: str, info: TensorInfo, rows: int, cols: int) -> MatrixSiz
     if info.type not in TYPES:
         known = ", ".join(quant.TYPES)
         raise UnsupportedError(f"tensor {info.name!r} has type {info.type_name}; supported: {known}", tensor=info.name)
-    return MatrixSize(role, info.type, rows, cols, TYPES[info.type].panel_bytes(cols))
+    if info.offsets is None:
+        return MatrixSize(role, info.type, rows, cols, TYPES[info.type].panel_bytes(cols))
+    if role == "embedding":
+        raise UnsupportedError(f"tensor {info.name!r} of {info.path!r}: an embedding cannot be block-sparse", tensor=info.name)
+    largest = max(1, int(np.diff(info.offsets).max()))
+    return MatrixSize(role, info.type, rows, cols, largest, info.offsets)
 
 
 @dataclasses.dataclass
@@ -179,7 +184,7 @@ class ModelWeights:
             arrays.update(self.mapped.get_layer_weights(i))
         views = {name: arrays[info.name].reshape(-1) for name, info in self.tensors.items() if info.name in arrays}
         layers = [
-            {m.role: Matrix(m.type, m.rows, m.cols, views[name]) for name, m in zip(self._names(i), size.matrices, strict=True)}
+            {m.role: self._mapped_matrix(name, m, views[name]) for name, m in zip(self._names(i), size.matrices, strict=True)}
             for i, size in enumerate(self.sizes)
         ]
         self.first_pieces = [0] * len(layers)  # of the stream, by layer
@@ -187,6 +192,15 @@ class ModelWeights:
         self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, views[name])
         self.output = layers.pop()["output"]
         self.blocks = [Block(self.shape, m, v) for m, v in zip(layers, self.vectors, strict=True)]
+
+    def _mapped_matrix(self, name: str, m: MatrixSize, view: np.ndarray) -> Matrix:
+        """A matrix over mapped panels; sparse ones are checked here, where readers would check the others."""
+        if m.offsets is not None:
+            try:
+                quant.PackedMatrix(m.type, m.rows, m.cols, view, offsets=m.offsets)
+            except InvalidArgumentError as error:
+                raise FormatError(f"{_label(name)} of {self.tensors[name].path!r}: {error}", tensor=name) from None
+        return Matrix(m.type, m.rows, m.cols, view, offsets=m.offsets)
 
     def begin_pass(self) -> None:
         """Mapped weights: the files must still be what they were, and their layers are used once more."""
@@ -233,7 +247,7 @@ class ModelWeights:
     # ---- pinning -------------------------------------------------------------------------------------------------
 
     def _bytes(self, layer: int, panels: Sequence[int]) -> int:
-        return sum(n * m.panel_bytes for n, m in zip(panels, self.sizes[layer].matrices, strict=True))
+        return sum(m.span(0, n) for n, m in zip(panels, self.sizes[layer].matrices, strict=True))
 
     def _resize(self, layer: int, panels: tuple[int, ...]) -> list[Any]:
         """Another number of pinned panels; returns the reads that fill what is new."""
@@ -254,9 +268,9 @@ class ModelWeights:
         self.pinned[layer] = new
         jobs, at = [], 0
         for name, m, n in zip(self._names(layer), self.sizes[layer].matrices, panels, strict=True):
-            first = min(n, max(0, (kept - at) // m.panel_bytes))
-            jobs += [(layer, job) for job in self._reads(self.tensors[name], m, first, n, new.view, at + first * m.panel_bytes)]
-            at += n * m.panel_bytes
+            first = min(n, m.fit(kept - at))
+            jobs += [(layer, job) for job in self._reads(self.tensors[name], m, first, n, new.view, at + m.span(0, first))]
+            at += m.span(0, n)
         return jobs
 
     def _release(self, layer: int) -> None:
@@ -293,10 +307,10 @@ class ModelWeights:
         """Jobs that read panels [first, last) of a matrix to `at` in a buffer."""
         step = max(1, READ_BYTES // m.panel_bytes)
         starts = range(first, last, step)
-        return [(info, m, p, min(p + step, last), view, at + (p - first) * m.panel_bytes) for p in starts]
+        return [(info, m, p, min(p + step, last), view, at + m.span(first, p)) for p in starts]
 
     def _run(self, jobs: list[Any], progress: Progress | None) -> None:
-        total = sum((b - a) * m.panel_bytes for _, (_, m, a, b, _, _) in jobs)
+        total = sum(m.span(a, b) for _, (_, m, a, b, _, _) in jobs)
         done = 0
         pool = ThreadPoolExecutor(2, thread_name_prefix="hyperion-load")
         try:
@@ -311,14 +325,14 @@ class ModelWeights:
 
     def _read(self, job: Any) -> int:
         layer, (info, m, first, last, view, at) = job
-        nbytes = (last - first) * m.panel_bytes
+        nbytes = m.span(first, last)
         rows = min(last * PANEL, m.rows) - first * PANEL
         file = self.files[info.path]
-        row_bytes = m.panel_bytes // PANEL
-        offset = info.offset + first * PANEL * row_bytes
+        offset = info.offset + m.span(0, first)
+        places = None if m.offsets is None else m.offsets[first : last + 1]
         what = f"{'embedding' if layer is None else self.sizes[layer].name}, tensor {info.name!r}"
         sums = None if info.checksums is None else info.checksums[first:last]
-        read_rows(file, m.type, offset, rows, m.cols, view[at : at + nbytes], packed=info.packed, what=what, sums=sums)
+        read_rows(file, m.type, offset, rows, m.cols, view[at : at + nbytes], packed=info.packed, what=what, sums=sums, offsets=places)
         return nbytes
 
     # ---- what the engine runs --------------------------------------------------------------------------------------
@@ -337,8 +351,8 @@ class ModelWeights:
                 rows = min(n * PANEL, m.rows)
                 what, file = f"{self.sizes[layer].name}, tensor {name!r}", self.files[info.path]
                 first, pieces = schedule.add(what, file, info.offset, m, n, info.packed, info.checksums)
-                matrices[m.role] = Matrix(m.type, m.rows, m.cols, pinned.view, at if n else 0, rows, first, pieces)
-                at += n * m.panel_bytes
+                matrices[m.role] = Matrix(m.type, m.rows, m.cols, pinned.view, at if n else 0, rows, first, pieces, m.offsets)
+                at += m.span(0, n)
             layers.append(matrices)
         if schedule.pieces:
             self._ring_buffer = allocate(self.budget, "stream ring", plan.slots * plan.slot_bytes)
@@ -372,10 +386,11 @@ class ModelWeights:
         for pinned, size in zip(self.pinned, self.sizes, strict=True):
             at = 0
             for m, n in zip(size.matrices, pinned.panels, strict=True):
-                if n:
+                if m.span(0, n):
                     assert pinned.view is not None
-                    result.append(quant.PackedMatrix(m.type, min(n * PANEL, m.rows), m.cols, pinned.view, at))
-                at += n * m.panel_bytes
+                    places = None if m.offsets is None else m.offsets[: n + 1]
+                    result.append(quant.PackedMatrix(m.type, min(n * PANEL, m.rows), m.cols, pinned.view, at, places))
+                at += m.span(0, n)
         return result
 
     def _embed_packed(self, info: TensorInfo, cols: int, tokens: np.ndarray, out: np.ndarray) -> None:

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from hyperion.errors import MemoryBudgetError
 from hyperion.memory import format_size
 
@@ -46,13 +48,18 @@ PAGE = 4096
 
 @dataclasses.dataclass(frozen=True)
 class MatrixSize:
-    """A weight matrix: its role in the layer, its type and sizes, and the bytes of a panel of 16 rows."""
+    """A weight matrix: its role in the layer, its type and sizes, and the bytes of a panel of 16 rows.
+
+    Sparse panels differ in size: `panel_bytes` is that of the largest, and `offsets` (uint64, one a panel and one for the end)
+    say where they are.
+    """
 
     role: str
     type: int
     rows: int
     cols: int
     panel_bytes: int
+    offsets: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def panels(self) -> int:
@@ -62,7 +69,20 @@ class MatrixSize:
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return self.panels * self.panel_bytes
+        return self.span(0, self.panels)
+
+    def span(self, first: int, last: int) -> int:
+        """Bytes of panels [first, last)."""
+        return (last - first) * self.panel_bytes if self.offsets is None else int(self.offsets[last] - self.offsets[first])
+
+    def fit(self, nbytes: int, first: int = 0) -> int:
+        """How many panels from `first` on fit so many bytes."""
+        if nbytes < 0:
+            return 0
+        if self.offsets is None:
+            return min(self.panels - first, nbytes // self.panel_bytes)
+        end = self.offsets[first] + np.uint64(nbytes)
+        return int(np.searchsorted(self.offsets, end, side="right")) - 1 - first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +101,9 @@ class LayerSize:
         """Pinned panels of each matrix when `nbytes` are pinned from the start of the layer."""
         panels = []
         for m in self.matrices:
-            n = min(m.panels, nbytes // m.panel_bytes)
+            n = m.fit(nbytes)
             panels.append(n)
-            nbytes = nbytes - n * m.panel_bytes if n == m.panels else 0
+            nbytes = nbytes - m.nbytes if n == m.panels else 0
         return tuple(panels)
 
 
@@ -202,7 +222,7 @@ def _assemble(sizes: ModelSizes, budget: int, context: int, chunk: int, rows: in
     items = {
         # every layer's pinned panels are one buffer
         "weights": sum(
-            _pages(sum(n * m.panel_bytes for n, m in zip(panels, layer.matrices, strict=True)))
+            _pages(sum(m.span(0, n) for n, m in zip(panels, layer.matrices, strict=True)))
             for layer, panels in zip(sizes.layers, fields["pinned"], strict=True)
         ),
         "embedding": _pages(sizes.embedding) if fields["embedding_pinned"] else 0,
@@ -225,7 +245,7 @@ def _pages(nbytes: int) -> int:
 def _pinned_bytes(sizes: ModelSizes, pinned: Sequence[Sequence[int]]) -> int:
     """Bytes of weights that are pinned."""
     layers = zip(sizes.layers, pinned, strict=True)
-    return sum(n * m.panel_bytes for layer, panels in layers for n, m in zip(panels, layer.matrices, strict=True))
+    return sum(m.span(0, n) for layer, panels in layers for n, m in zip(panels, layer.matrices, strict=True))
 
 
 def _chunk(sizes: ModelSizes, batch: int, share: int) -> int:

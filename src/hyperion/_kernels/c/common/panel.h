@@ -93,6 +93,60 @@ HYP_INLINE size_t hyp_panel_bytes(int type, size_t cols)
     return HYP_PANEL * hyp_row_bytes(type, cols);
 }
 
+/* ---- Block-sparse panels -----------------------------------------------------------------------------------------
+ * Q4_0 and Q8_0 panels may leave out the blocks (16 rows x 32 K) that are zero. Such a panel is
+ *        uint16 at[n]: the blocks that are there, rising | zero bytes up to a multiple of 32 | n records, as above
+ * and its bytes say what n is. Panels differ in size, so that a matrix has an array of offsets besides, one a panel and one for
+ * the end. The products are those of the dense panel with zeros, to the bit: adding a zero never changes an accumulator, which
+ * starts at +0 and cannot become -0. (A token whose activations are not finite spoils a dense row by 0 * NaN; a block that is
+ * not there spoils nothing.) */
+enum { HYP_SPARSE_ALIGN = 32, HYP_SPARSE_BLOCKS = 1 << 16 };
+
+HYP_INLINE int hyp_can_be_sparse(int type)
+{
+    return type == HYP_Q4_0 || type == HYP_Q8_0;
+}
+
+HYP_INLINE size_t hyp_sparse_index_bytes(size_t n)
+{
+    return (2 * n + HYP_SPARSE_ALIGN - 1) / HYP_SPARSE_ALIGN * HYP_SPARSE_ALIGN;
+}
+
+HYP_INLINE size_t hyp_sparse_panel_bytes(int type, size_t n)
+{
+    return hyp_sparse_index_bytes(n) + n * HYP_PANEL * hyp_block_bytes(type);
+}
+
+/* How many blocks a sparse panel of so many bytes has: the padding is less than a record. */
+HYP_INLINE size_t hyp_sparse_count(int type, size_t bytes)
+{
+    return bytes / (HYP_PANEL * hyp_block_bytes(type) + 2);
+}
+
+typedef struct {
+    const uint8_t *at, *records;
+    size_t n;
+} hyp_sparse_panel;
+
+/* Panel p of those that begin at w. */
+HYP_INLINE hyp_sparse_panel hyp_sparse_panel_at(int type, const uint8_t *w, const uint64_t *offsets, size_t p)
+{
+    hyp_sparse_panel s;
+    s.n = hyp_sparse_count(type, (size_t)(offsets[p + 1] - offsets[p]));
+    s.at = w + (offsets[p] - offsets[0]);
+    s.records = s.at + hyp_sparse_index_bytes(s.n);
+    return s;
+}
+
+/* Which block record j is. Indices were checked when they were read; but the file behind a mapping may change later, and no
+ * index may lead out of the activations. */
+HYP_INLINE size_t hyp_sparse_block(const hyp_sparse_panel *s, size_t j, size_t blocks)
+{
+    uint16_t b;
+    memcpy(&b, s->at + 2 * j, 2);
+    return b < blocks ? b : blocks - 1;
+}
+
 /* ---- Activations -------------------------------------------------------------------------------------------------
  * Tokens are packed in groups of `tile` = 1 (a single token) or 16 (two or more; the last group's missing tokens are
  * zero). Groups follow each other in memory.

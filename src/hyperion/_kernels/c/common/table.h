@@ -12,6 +12,10 @@ enum { HYP_LEVEL_GENERIC = 0, HYP_LEVEL_AVX2 = 1, HYP_LEVEL_AVXVNNI = 2, HYP_LEV
  * a multiple of 16: nothing is written past it. One thread; callers split the rows by whole panels. */
 typedef void (*hyp_mul_fn)(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
 
+/* The same for sparse panels, of which offsets[0 .. panels] say where they are; panel 0 begins at w. */
+typedef void (*hyp_mul_sparse_fn)(const uint8_t *w, const uint64_t *offsets, size_t rows, size_t k, const void *act, size_t m,
+                                  float *out, size_t ldo);
+
 /* Pack m rows of x (row stride ldx) into activation groups at dst. */
 typedef void (*hyp_act_fn)(const float *x, size_t ldx, size_t m, size_t k, void *dst);
 
@@ -169,6 +173,7 @@ typedef struct {
 typedef struct {
     int level;
     hyp_mul_fn mul[HYP_TYPES];     /* NULL where the type is unknown */
+    hyp_mul_sparse_fn mul_sparse[HYP_TYPES];
     hyp_act_fn act_quantize;       /* to the int8 record layout; k is a multiple of 32 */
     hyp_act_fn act_float;
     hyp_attn_fn attention[HYP_KV_TYPES];

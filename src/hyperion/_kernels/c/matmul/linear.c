@@ -87,8 +87,11 @@ static void multiply(const linear_job *job, const hyp_product *p, size_t begin, 
 {
     const hyp_weight *w = p->weight;
     const size_t row = begin * HYP_PANEL, rows = (end * HYP_PANEL < w->rows ? end * HYP_PANEL : w->rows) - row;
-    job->table->mul[w->type](w->panels + begin * hyp_panel_bytes(w->type, w->cols), rows, w->cols, job->act, job->m,
-                             p->out + row, p->ldo);
+    const uint8_t *panels = w->panels + hyp_weight_bytes(w, 0, begin);
+    if (w->offsets)
+        job->table->mul_sparse[w->type](panels, w->offsets + begin, rows, w->cols, job->act, job->m, p->out + row, p->ldo);
+    else
+        job->table->mul[w->type](panels, rows, w->cols, job->act, job->m, p->out + row, p->ldo);
 }
 
 /* Items are the panels of all products, one after another. */
@@ -113,11 +116,11 @@ int hyp_linear(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, c
     for (size_t i = 0; i < n; ++i) {
         const hyp_weight *w = products[i].weight;
         const size_t block = hyp_block_len(w->type);
-        if (block == 0 || !t->mul[w->type] || w->cols % block != 0 || w->cols != products[0].weight->cols ||
+        if (block == 0 || !(w->offsets ? t->mul_sparse[w->type] != NULL : t->mul[w->type] != NULL) || w->cols % block != 0 || w->cols != products[0].weight->cols ||
             hyp_act_is_float(w->type) != hyp_act_is_float(products[0].weight->type))
             return HYP_ERROR_ARGUMENT;
         panels += panels_of(w);
-        bytes += panels_of(w) * hyp_panel_bytes(w->type, w->cols);
+        bytes += hyp_weight_bytes(w, 0, panels_of(w));
     }
     if (panels == 0 || m == 0) return HYP_OK;
     if (!team) {

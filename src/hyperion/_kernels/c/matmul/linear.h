@@ -9,7 +9,14 @@ typedef struct {
     int type;
     size_t rows, cols;
     const uint8_t *panels;
+    const uint64_t *offsets; /* sparse panels: [panels + 1], counted from any place; NULL where panels are dense */
 } hyp_weight;
+
+/* Bytes of panels [begin, end). */
+HYP_INLINE size_t hyp_weight_bytes(const hyp_weight *w, size_t begin, size_t end)
+{
+    return w->offsets ? (size_t)(w->offsets[end] - w->offsets[begin]) : (end - begin) * hyp_panel_bytes(w->type, w->cols);
+}
 
 typedef struct {
     const hyp_weight *weight;

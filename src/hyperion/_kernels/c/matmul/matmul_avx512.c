@@ -41,6 +41,8 @@ void hyp_matmul_fill_avx512(hyp_table *t)
     t->mul[HYP_F32] = hyp_mul_f32_avx512;
     t->mul[HYP_F16] = hyp_mul_f16_avx512;
     t->mul[HYP_BF16] = hyp_mul_bf16_avx512;
+    t->mul_sparse[HYP_Q4_0] = hyp_mul_sparse_q4_0_avx512;
+    t->mul_sparse[HYP_Q8_0] = hyp_mul_sparse_q8_0_avx512;
     t->act_quantize = hyp_act_quantize_avx512;
     t->act_float = hyp_act_float_avx512;
 }

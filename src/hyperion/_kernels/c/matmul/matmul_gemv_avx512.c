@@ -278,3 +278,27 @@ HYP_INLINE void gemv(int type, const uint8_t *w, size_t rows, size_t k, const vo
         else gemv(type, w, rows, k, act, out, 0);                                                                       \
     }
 HYP_BLOCK_TYPES_AVX512(GEMV)
+
+/* ---- Sparse panels ----------------------------------------------------------------------------------------------------
+ * Their records follow each other in memory whatever blocks they are, from the first panel to the last: one stream, like that
+ * of dense panels, while the activations that it picks from stay in the first-level cache. */
+
+HYP_INLINE void gemv_sparse(int type, const uint8_t *w, const uint64_t *offsets, size_t rows, size_t k, const uint8_t *act, float *out)
+{
+    const size_t record = HYP_PANEL * hyp_block_bytes(type);
+    for (size_t row = 0; row < rows; row += HYP_PANEL) {
+        const hyp_sparse_panel s = hyp_sparse_panel_at(type, w, offsets, row / HYP_PANEL);
+        __m512 acc = _mm512_setzero_ps();
+        for (size_t j = 0; j < s.n; j++)
+            acc = block_times_token(type, s.records + j * record, act + hyp_sparse_block(&s, j, k / HYP_BLOCK) * ACT_RECORD, acc);
+        _mm512_mask_storeu_ps(out + row, hyp_rows_avx512(rows, row), acc);
+    }
+}
+
+#define GEMV_SPARSE(name, type)                                                                                         \
+    void hyp_gemv_sparse_##name##_avx512(const uint8_t *w, const uint64_t *offsets, size_t rows, size_t k,              \
+                                         const void *act, float *out)                                                   \
+    {                                                                                                                   \
+        gemv_sparse(type, w, offsets, rows, k, act, out);                                                               \
+    }
+HYP_SPARSE_TYPES_AVX512(GEMV_SPARSE)

@@ -264,37 +264,40 @@ HYP_INLINE void add_block(kind k, const block *b, const int8_t *a, float da, int
 typedef void (*record_fn)(const uint8_t *rec, block *b);
 typedef void (*load_fn)(const uint8_t *rec, size_t i, block *b);
 
-/* One panel and one group of `tokens` <= tile tokens. */
-HYP_INLINE void mul_group(int type, kind kd, record_fn record, load_fn load, const uint8_t *w, size_t rows, size_t k,
-                          const uint8_t *act, size_t tile, size_t tokens, float *out, size_t ldo)
+/* One panel and one group of `tokens` <= tile tokens; `sparse`: the panel, where its records are not all blocks of K. */
+HYP_INLINE void mul_group(int type, kind kd, record_fn record, load_fn load, const uint8_t *w, const hyp_sparse_panel *sparse,
+                          size_t rows, size_t k, const uint8_t *act, size_t tile, size_t tokens, float *out, size_t ldo)
 {
     const size_t per_record = hyp_block_len(type) / HYP_BLOCK, record_bytes = HYP_PANEL * hyp_block_bytes(type);
-    const size_t act_bytes = hyp_act_group_bytes(0, tile, HYP_BLOCK);
+    const size_t act_bytes = hyp_act_group_bytes(0, tile, HYP_BLOCK), blocks = k / HYP_BLOCK;
     float acc[HYP_ACT_TILE][HYP_PANEL] = {{0}};
     block b;
-    for (size_t i = 0; i < k / HYP_BLOCK; ++i, act += act_bytes) {
+    for (size_t i = 0; i < (sparse ? sparse->n : blocks); ++i) {
         const uint8_t *rec = w + i / per_record * record_bytes;
         if (i % per_record == 0) record(rec, &b);
         load(rec, i % per_record, &b);
-        const float *d = (const float *)(act + tile * HYP_BLOCK);
-        const int32_t *s = (const int32_t *)(act + tile * (HYP_BLOCK + 4));
+        const uint8_t *a = act + (sparse ? hyp_sparse_block(sparse, i, blocks) : i) * act_bytes;
+        const float *d = (const float *)(a + tile * HYP_BLOCK);
+        const int32_t *s = (const int32_t *)(a + tile * (HYP_BLOCK + 4));
         for (size_t t = 0; t < tokens; ++t)
-            add_block(kd, &b, (const int8_t *)act + t * HYP_BLOCK, d[t], s[2 * t], s[2 * t + 1], acc[t]);
+            add_block(kd, &b, (const int8_t *)a + t * HYP_BLOCK, d[t], s[2 * t], s[2 * t + 1], acc[t]);
     }
     for (size_t t = 0; t < tokens; ++t)
         for (size_t r = 0; r < rows; ++r) out[t * ldo + r] = acc[t][r];
 }
 
-HYP_INLINE void mul_all(int type, kind kd, record_fn record, load_fn load, const uint8_t *w, size_t rows, size_t k,
-                        const void *act, size_t m, float *out, size_t ldo)
+HYP_INLINE void mul_all(int type, kind kd, record_fn record, load_fn load, const uint8_t *w, const uint64_t *offsets,
+                        size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)
 {
     const size_t tile = hyp_act_tile(m), group_bytes = hyp_act_group_bytes(0, tile, k);
     const size_t panel_bytes = hyp_panel_bytes(type, k);
-    for (size_t row = 0; row < rows; row += HYP_PANEL, w += panel_bytes) {
-        const size_t n = rows - row < HYP_PANEL ? rows - row : HYP_PANEL;
-        const uint8_t *group = act;
+    for (size_t row = 0; row < rows; row += HYP_PANEL) {
+        const size_t p = row / HYP_PANEL, n = rows - row < HYP_PANEL ? rows - row : HYP_PANEL;
+        const hyp_sparse_panel sparse = offsets ? hyp_sparse_panel_at(type, w, offsets, p) : (hyp_sparse_panel){NULL, NULL, 0};
+        const uint8_t *group = act, *records = offsets ? sparse.records : w + p * panel_bytes;
         for (size_t t = 0; t < m; t += tile, group += group_bytes)
-            mul_group(type, kd, record, load, w, n, k, group, tile, m - t < tile ? m - t : tile, out + t * ldo + row, ldo);
+            mul_group(type, kd, record, load, records, offsets ? &sparse : NULL, n, k, group, tile, m - t < tile ? m - t : tile,
+                      out + t * ldo + row, ldo);
     }
 }
 
@@ -302,7 +305,7 @@ HYP_INLINE void mul_all(int type, kind kd, record_fn record, load_fn load, const
     static void hyp_mul_##name##_generic(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m,          \
                                          float *out, size_t ldo)                                                      \
     {                                                                                                                 \
-        mul_all(type, kd, record, load, w, rows, k, act, m, out, ldo);                                                \
+        mul_all(type, kd, record, load, w, NULL, rows, k, act, m, out, ldo);                                          \
     }
 
 MUL(q4_0, HYP_Q4_0, PLAIN, record_d, load_q4_0)
@@ -316,6 +319,16 @@ MUL(q3_k, HYP_Q3_K, HALVES, record_rd, load_q3_k)
 MUL(q4_k, HYP_Q4_K, WITH_MIN, record_rd_rm, load_q4_k)
 MUL(q5_k, HYP_Q5_K, WITH_MIN, record_rd_rm, load_q5_k)
 MUL(q6_k, HYP_Q6_K, HALVES, record_rd, load_q6_k)
+
+#define MUL_SPARSE(name, type, load)                                                                                  \
+    static void hyp_mul_sparse_##name##_generic(const uint8_t *w, const uint64_t *offsets, size_t rows, size_t k,     \
+                                                const void *act, size_t m, float *out, size_t ldo)                    \
+    {                                                                                                                 \
+        mul_all(type, PLAIN, record_d, load, w, offsets, rows, k, act, m, out, ldo);                                  \
+    }
+
+MUL_SPARSE(q4_0, HYP_Q4_0, load_q4_0)
+MUL_SPARSE(q8_0, HYP_Q8_0, load_q8_0)
 
 /* ---- Float weights ------------------------------------------------------------------------------------------------- */
 
@@ -481,6 +494,8 @@ void hyp_matmul_fill_generic(hyp_table *t)
     t->mul[HYP_Q5_K] = hyp_mul_q5_k_generic;
     t->mul[HYP_Q6_K] = hyp_mul_q6_k_generic;
     t->mul[HYP_IQ4_NL] = hyp_mul_iq4_nl_generic;
+    t->mul_sparse[HYP_Q4_0] = hyp_mul_sparse_q4_0_generic;
+    t->mul_sparse[HYP_Q8_0] = hyp_mul_sparse_q8_0_generic;
     t->act_quantize = hyp_act_quantize_generic;
     t->act_float = hyp_act_float_generic;
 }

@@ -20,6 +20,8 @@ void hyp_matmul_fill_legacy_avx2(hyp_table *t, int ahead);
 void hyp_matmul_fill_kquant_avx2(hyp_table *t, int ahead);
 void hyp_matmul_fill_float_avx2(hyp_table *t, int ahead);
 void hyp_matmul_fill_act_avx2(hyp_table *t);
+void hyp_matmul_fill_sparse_avx2(hyp_table *t);
+void hyp_matmul_fill_sparse_avxvnni(hyp_table *t);
 void hyp_matmul_fill_legacy_avxvnni(hyp_table *t, int ahead);
 void hyp_matmul_fill_kquant_avxvnni(hyp_table *t, int ahead);
 

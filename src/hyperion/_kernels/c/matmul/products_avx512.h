@@ -105,6 +105,17 @@ void hyp_mul_f32_avx512(const uint8_t *w, size_t rows, size_t k, const void *act
 void hyp_mul_f16_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
 void hyp_mul_bf16_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo);
 
+/* Sparse panels: one token, and any number. */
+#define HYP_SPARSE_TYPES_AVX512(X)                                                                                      \
+    X(q4_0, HYP_Q4_0)                                                                                                   \
+    X(q8_0, HYP_Q8_0)
+#define HYP_SPARSE_AVX512(name, type)                                                                                   \
+    void hyp_gemv_sparse_##name##_avx512(const uint8_t *w, const uint64_t *offsets, size_t rows, size_t k,              \
+                                         const void *act, float *out);                                                  \
+    void hyp_mul_sparse_##name##_avx512(const uint8_t *w, const uint64_t *offsets, size_t rows, size_t k,               \
+                                        const void *act, size_t m, float *out, size_t ldo);
+HYP_SPARSE_TYPES_AVX512(HYP_SPARSE_AVX512)
+
 /* Activations. */
 void hyp_act_quantize_avx512(const float *x, size_t ldx, size_t m, size_t k, void *dst);
 void hyp_act_float_avx512(const float *x, size_t ldx, size_t m, size_t k, void *dst);

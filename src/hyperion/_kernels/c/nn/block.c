@@ -61,7 +61,7 @@ static int multiply(const hyp_runtime *rt, const hyp_matrix *const *w, float *co
     size_t pinned = 0;
     for (size_t i = 0; i < n; i++) {
         if (w[i]->pinned_rows == 0) continue;
-        head[pinned] = (hyp_weight){w[i]->type, w[i]->pinned_rows, w[i]->cols, w[i]->pinned};
+        head[pinned] = (hyp_weight){w[i]->type, w[i]->pinned_rows, w[i]->cols, w[i]->pinned, w[i]->offsets};
         products[pinned] = (hyp_product){&head[pinned], out[i], ldo[i]};
         pinned++;
     }
@@ -72,7 +72,8 @@ static int multiply(const hyp_runtime *rt, const hyp_matrix *const *w, float *co
             status = rt->source.acquire(rt->source.self, w[i]->first_piece + p, &panels);
             if (status != HYP_OK) break;
             const hyp_piece *piece = &w[i]->piece[p];
-            const hyp_weight part = {w[i]->type, piece->rows, w[i]->cols, panels};
+            const uint64_t *offsets = w[i]->offsets ? w[i]->offsets + piece->row / HYP_PANEL : NULL;
+            const hyp_weight part = {w[i]->type, piece->rows, w[i]->cols, panels, offsets};
             const hyp_product product = {&part, out[i] + piece->row, ldo[i]};
             status = hyp_linear(rt->table, rt->threads, rt->team, &product, 1, act, m);
             rt->source.release(rt->source.self, w[i]->first_piece + p);

@@ -24,6 +24,7 @@ typedef struct {
     const uint8_t *pinned;
     size_t first_piece, pieces;
     const hyp_piece *piece; /* [pieces] */
+    const uint64_t *offsets; /* of sparse panels, see hyp_weight; NULL where they are dense */
 } hyp_matrix;
 
 /* What every call needs: the kernels, the threads, the stream. */

@@ -20,4 +20,16 @@ int hyp_dequantize_panel_row(int type, const uint8_t *panel, size_t r, size_t co
 /* Index of the first block whose scale (or float value) is NaN or infinite, or -1. */
 int64_t hyp_find_nonfinite(int type, const uint8_t *src, size_t blocks);
 
+/* ---- Block-sparse panels (see panel.h) ----------------------------------------------------------------------------- */
+
+/* Leave out the blocks of a dense panel for which keep is 0; returns the bytes at dst, hyp_sparse_panel_bytes of those kept. */
+size_t hyp_sparse_pack_panel(int type, const uint8_t *panel, size_t cols, const uint8_t *keep, uint8_t *dst);
+
+/* The inverse; blocks that are not there become zeros: scale 0 and the codes of 0. The sparse panel must be sound. */
+void hyp_sparse_expand_panel(int type, const uint8_t *panel, size_t bytes, size_t cols, uint8_t *dst);
+
+/* Whether bytes from a file are a sparse panel: a size that some number of blocks has, and indices that rise and are within the
+ * row. */
+int hyp_sparse_is_sound(int type, const uint8_t *panel, size_t bytes, size_t cols);
+
 #endif

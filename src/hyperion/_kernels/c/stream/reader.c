@@ -22,7 +22,8 @@ void hyp_reader_inject(int64_t n, int error)
 
 size_t hyp_extent_panel_bytes(const hyp_extent *e)
 {
-    return (e->rows + HYP_PANEL - 1) / HYP_PANEL * hyp_panel_bytes(e->type, e->cols);
+    const size_t panels = (e->rows + HYP_PANEL - 1) / HYP_PANEL;
+    return e->offsets ? (size_t)(e->offsets[panels] - e->offsets[0]) : panels * hyp_panel_bytes(e->type, e->cols);
 }
 
 static size_t file_bytes(const hyp_extent *e)
@@ -30,9 +31,9 @@ static size_t file_bytes(const hyp_extent *e)
     return e->packed ? hyp_extent_panel_bytes(e) : e->rows * hyp_row_bytes(e->type, e->cols);
 }
 
-size_t hyp_extent_buffer_bytes(const hyp_extent *e)
+size_t hyp_extent_buffer_bytes(size_t panel_bytes)
 {
-    const size_t n = hyp_extent_panel_bytes(e) + 2 * HYP_DIRECT_ALIGN;
+    const size_t n = panel_bytes + 2 * HYP_DIRECT_ALIGN;
     return (n + HYP_DIRECT_ALIGN - 1) / HYP_DIRECT_ALIGN * HYP_DIRECT_ALIGN;
 }
 
@@ -77,15 +78,30 @@ static int pack_in_place(const hyp_extent *e, const uint8_t *raw, uint8_t *dst, 
     return HYP_OK;
 }
 
+/* The panels of a sparse run have sound lists of blocks and finite scales. */
+static int check_sparse_panel(const hyp_extent *e, const uint8_t *panel, size_t bytes)
+{
+    const uint64_t offsets[2] = {0, bytes};
+    if (!hyp_sparse_is_sound(e->type, panel, bytes, e->cols)) return HYP_READ_UNSOUND;
+    const hyp_sparse_panel s = hyp_sparse_panel_at(e->type, panel, offsets, 0);
+    return hyp_panel_is_nonfinite(e->type, s.records, s.n * HYP_BLOCK) ? HYP_READ_NOT_FINITE : 0;
+}
+
 /* Panels as the file holds them: each against its checksum, and for scales that are not finite while it is in the cache. */
 static int check_panels(const hyp_extent *e, const uint8_t *panels, int *error)
 {
-    const size_t bytes = hyp_panel_bytes(e->type, e->cols), n = (e->rows + HYP_PANEL - 1) / HYP_PANEL;
-    for (size_t i = 0; i < n; i++, panels += bytes) {
-        if (e->sums && hyp_find_damaged_panel(panels, bytes, 1, e->sums + i) >= 0) *error = HYP_READ_DAMAGED;
-        else if (hyp_panel_is_nonfinite(e->type, panels, e->cols)) *error = HYP_READ_NOT_FINITE;
-        else continue;
-        return HYP_ERROR_IO;
+    const size_t dense = hyp_panel_bytes(e->type, e->cols), n = (e->rows + HYP_PANEL - 1) / HYP_PANEL;
+    for (size_t i = 0; i < n; i++) {
+        const size_t bytes = e->offsets ? (size_t)(e->offsets[i + 1] - e->offsets[i]) : dense;
+        int wrong = 0;
+        if (e->sums && hyp_find_damaged_panel(panels, bytes, 1, e->sums + i) >= 0) wrong = HYP_READ_DAMAGED;
+        else if (e->offsets) wrong = check_sparse_panel(e, panels, bytes);
+        else if (hyp_panel_is_nonfinite(e->type, panels, e->cols)) wrong = HYP_READ_NOT_FINITE;
+        panels += bytes;
+        if (wrong) {
+            *error = wrong;
+            return HYP_ERROR_IO;
+        }
     }
     return HYP_OK;
 }

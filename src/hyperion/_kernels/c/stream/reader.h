@@ -21,6 +21,7 @@ typedef struct {
     int check;        /* look for scales (float types: values) that are not finite, and compare checksums */
     size_t rows, cols;
     const uint32_t *sums; /* packed: a checksum for each panel of the run, or NULL */
+    const uint64_t *offsets; /* packed, sparse: where the run's panels and its end are, counted from any place; or NULL */
 } hyp_extent;
 
 typedef struct {
@@ -31,12 +32,12 @@ typedef struct {
 /* Bytes that the rows take in memory, as panels. */
 size_t hyp_extent_panel_bytes(const hyp_extent *e);
 
-/* Bytes of buffer that a read needs: the panels, and slack for a direct read's alignment. */
-size_t hyp_extent_buffer_bytes(const hyp_extent *e);
+/* Bytes of buffer that a read of so many bytes of panels needs: with slack for a direct read's alignment. */
+size_t hyp_extent_buffer_bytes(size_t panel_bytes);
 
 /* Read and pack. buffer is 4096-aligned for direct reads; temp has a panel's bytes. *panels is where the panels start (in
  * buffer). On failure *error is errno, 0 where the file ended early, or one of these. */
-enum { HYP_READ_CHANGED = -1, HYP_READ_NOT_FINITE = -2, HYP_READ_DAMAGED = -3 };
+enum { HYP_READ_CHANGED = -1, HYP_READ_NOT_FINITE = -2, HYP_READ_DAMAGED = -3, HYP_READ_UNSOUND = -4 };
 int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                     hyp_read_stats *stats, int *error);
 

@@ -47,10 +47,12 @@ struct hyp_ring {
     hyp_ring_stats stats;
 };
 
+/* Bytes that a reader needs to pack in place; files of panels need none, and one byte is asked for all the same. */
 static size_t largest_panel(const hyp_ring_piece *pieces, size_t n)
 {
-    size_t most = 0;
+    size_t most = 1;
     for (size_t i = 0; i < n; i++) {
+        if (pieces[i].extent.packed) continue;
         const size_t bytes = hyp_panel_bytes(pieces[i].extent.type, pieces[i].extent.cols);
         most = bytes > most ? bytes : most;
     }
