@@ -142,3 +142,13 @@ def test_sparse():
     out = np.empty((2, 2), np.float32)
     assert hyperion.sparse_mat_mul(matrix, np.array([[1, 4], [2, 5], [3, 6]]), out) is out
     np.testing.assert_array_equal(out, [[4, 10], [3, 12]])
+
+
+def test_pruning(model):
+    config = hyperion.init_prune_config()
+    config.sparsity = 0.7
+    before = model.plan.weight_bytes
+    result = hyperion.prune_model(model, config)
+    assert {t.storage for t in result.tensors} == {"sparse"}
+    assert result.bytes_after == model.plan.weight_bytes < 0.6 * before
+    assert np.isfinite(model.logits(IDS)).all()

@@ -71,6 +71,7 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
         pool_free,
         prefetch_layer_weights,
         prepare_forward_pass,
+        prune_model,
         quantize_tensor,
         record_metrics,
         release_layer_weights,
@@ -86,6 +87,7 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
         unload_layer,
     )
     from .generation import Chunk, Conversation, GenerationConfig, Model, load_model
+    from .generation.pruning import PruneResult
     from .io import (
         create_dir,
         file_exists,
@@ -127,6 +129,7 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
     from .models import Session
     from .models.convert import Conversion, convert
     from .models.mixed import MixedPrecisionConfig, Precision, init_mixed_precision_config
+    from .models.prune import PruneConfig, PrunedTensor, PruneMethod, init_prune_config
     from .performance import OptimizationImpact, PerformanceAnalysis, PerformanceConfig, PerformanceMetrics
     from .quantization import QuantizationConfig, QuantizedTensor
     from .scheduling import (
@@ -195,6 +198,10 @@ _LAZY: dict[str, str] = {
     "ProgressiveConfig": "hyperion.loading.progressive",
     "ProgressiveLoader": "hyperion.loading.progressive",
     "ProgressiveLoaderConfig": "hyperion.loading.progressive",
+    "PruneConfig": "hyperion.models.prune",
+    "PruneMethod": "hyperion.models.prune",
+    "PruneResult": "hyperion.generation.pruning",
+    "PrunedTensor": "hyperion.models.prune",
     "QuantizationConfig": "hyperion.quantization",
     "QuantizedTensor": "hyperion.quantization",
     "Session": "hyperion.models",
@@ -263,6 +270,7 @@ _LAZY: dict[str, str] = {
     "get_tensor_memory_stats": "hyperion.functional",
     "init_memory": "hyperion.memory",
     "init_mixed_precision_config": "hyperion.models.mixed",
+    "init_prune_config": "hyperion.models.prune",
     "is_layer_executed": "hyperion.functional",
     "join_path": "hyperion.io",
     "list_dir": "hyperion.io",
@@ -277,6 +285,7 @@ _LAZY: dict[str, str] = {
     "pool_free": "hyperion.functional",
     "prefetch_layer_weights": "hyperion.functional",
     "prepare_forward_pass": "hyperion.functional",
+    "prune_model": "hyperion.functional",
     "quantize_tensor": "hyperion.functional",
     "read_file": "hyperion.io",
     "record_metrics": "hyperion.functional",
@@ -349,6 +358,10 @@ __all__ = [
     "ProgressiveConfig",
     "ProgressiveLoader",
     "ProgressiveLoaderConfig",
+    "PruneConfig",
+    "PruneMethod",
+    "PruneResult",
+    "PrunedTensor",
     "QuantizationConfig",
     "QuantizedTensor",
     "Session",
@@ -419,6 +432,7 @@ __all__ = [
     "get_tensor_memory_stats",
     "init_memory",
     "init_mixed_precision_config",
+    "init_prune_config",
     "is_layer_executed",
     "join_path",
     "list_dir",
@@ -434,6 +448,7 @@ __all__ = [
     "pool_free",
     "prefetch_layer_weights",
     "prepare_forward_pass",
+    "prune_model",
     "quantize_tensor",
     "read_file",
     "record_metrics",

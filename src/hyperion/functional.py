@@ -7,6 +7,7 @@ from typing import Any
 
 from .config import get_config_value, load_config, set_config_value
 from .generation import GenerationConfig, Model
+from .generation.pruning import PruneResult
 from .io import (
     create_dir,
     file_exists,
@@ -33,6 +34,7 @@ from .memory import (
 )
 from .models.convert import Conversion
 from .models.mixed import MixedPrecisionConfig, init_mixed_precision_config
+from .models.prune import PruneConfig, init_prune_config
 from .performance import OptimizationImpact, PerformanceAnalysis, PerformanceConfig, PerformanceMetrics
 from .quantization import dequantize_tensor, quantize_tensor
 from .scheduling import (
@@ -104,6 +106,7 @@ __all__ = [
     "get_tensor_memory_stats",
     "init_memory",
     "init_mixed_precision_config",
+    "init_prune_config",
     "is_layer_executed",
     "join_path",
     "list_dir",
@@ -115,6 +118,7 @@ __all__ = [
     "pool_free",
     "prefetch_layer_weights",
     "prepare_forward_pass",
+    "prune_model",
     "quantize_tensor",
     "read_file",
     "record_metrics",
@@ -437,3 +441,8 @@ def generate_performance_report(analysis: PerformanceAnalysis, path: Any) -> Non
 def get_performance_trend(analysis: PerformanceAnalysis, metric: str = "execution_time_ms") -> float:
     """How a figure changes from record to record; see :meth:`hyperion.PerformanceAnalysis.get_trend`."""
     return analysis.get_trend(metric)
+
+
+def prune_model(model: Model, config: PruneConfig) -> PruneResult:
+    """Thin an open model's weights out; see :meth:`hyperion.Model.prune`."""
+    return model.prune(config)

@@ -24,6 +24,7 @@ class Matrix:
         pinned_rows: int | None = None,
         first_piece: int = 0,
         pieces: Sequence[tuple[int, int]] = (),
+        offsets: NDArray[np.uint64] | None = None,
     ) -> Self: ...
     @property
     def type(self) -> int: ...

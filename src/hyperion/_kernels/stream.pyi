@@ -2,13 +2,16 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Buffer, Self, disjoint_base
 
 IO_MODES: dict[str, int]
 DIRECT_ALIGN: int
 
-_Piece: TypeAlias = tuple[str, File, int, int, int, int, bool, int, int, Buffer | None]
-"""(name, file, offset, type, rows, cols, packed, chunk, offset in the slot, checksums of the panels)"""
+_Piece: TypeAlias = tuple[str, File, int, int, int, int, bool, int, int, Buffer | None, Buffer | None]
+"""(name, file, offset, type, rows, cols, packed, chunk, offset in the slot, checksums of the panels, offsets of sparse
+panels)"""
 
 @disjoint_base
 class File:
@@ -65,9 +68,10 @@ def read_rows(
     direct: bool = False,
     what: str = "weights",
     sums: Buffer | None = None,
+    offsets: Buffer | None = None,
 ) -> int: ...
 def checksum(data: Buffer) -> int: ...
-def checksums(data: Buffer, nbytes: int, out: Buffer) -> None: ...
-def piece_buffer_bytes(type: int, rows: int, cols: int) -> int: ...
+def checksums(data: Buffer, offsets: int | NDArray[np.uint64], out: Buffer) -> None: ...
+def piece_buffer_bytes(panel_bytes: int) -> int: ...
 def inject_read_failure(n: int, error: int = 5) -> None: ...
 def ring_own_bytes(ring: Ring, slots: int, readers: int) -> int: ...

@@ -13,8 +13,10 @@ from hyperion.generation.batch import generate_batch
 from hyperion.generation.chat import Conversation, chat_prompt
 from hyperion.generation.config import GenerationConfig
 from hyperion.generation.perplexity import perplexity
+from hyperion.generation.pruning import PruneResult, measure
 from hyperion.generation.streaming import Chunk, stream_tokens
 from hyperion.models import Session, Transformer
+from hyperion.models.prune import PruneConfig
 
 __all__ = ["Chunk", "Model", "load_model"]
 
@@ -198,6 +200,44 @@ class Model(Transformer):
     ) -> float:
         """exp of the mean negative log-likelihood of a text; see :func:`hyperion.generation.perplexity.perplexity`."""
         return perplexity(self, text, window=window, segments=segments, progress=progress)
+
+    def prune(
+        self,
+        config: PruneConfig,
+        *,
+        text: Prompt | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> PruneResult:
+        """Thin the weights out and go on with what is left; :meth:`save` keeps it.
+
+        Within the model's budget, matrix by matrix, as in :meth:`apply_mixed_precision`, also where it says what becomes of
+        sessions and what happens after an error.
+
+        Parameters
+        ----------
+        config : PruneConfig
+        text : str or sequence of int, optional
+            Measures perplexity and speed before and after.
+        folder, progress
+            See :meth:`apply_mixed_precision`.
+
+        Returns
+        -------
+        PruneResult
+
+        Raises
+        ------
+        InvalidArgumentError
+            If the configuration is none, or the text has fewer than two tokens.
+        MemoryBudgetError, HyperionIOError
+            As :meth:`apply_mixed_precision`.
+        """
+        before = None if text is None else measure(self, text)
+        weights = self.plan.weight_bytes
+        tensors = self.prune_weights(config, folder=folder, progress=progress)
+        after = None if text is None else measure(self, text)
+        return PruneResult(tuple(tensors), weights, self.plan.weight_bytes, before, after)
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

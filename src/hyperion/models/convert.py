@@ -26,11 +26,11 @@ from hyperion.models.architectures import config_from_metadata, describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
 from hyperion.models.convert_vocabulary import vocabulary_metadata
 from hyperion.models.mixed import MixedPrecisionConfig
-from hyperion.models.prune import PrunedTensor, Selection, block_norms, occupied_tiles, spread
+from hyperion.models.prune import PruneConfig, PrunedTensor, Selection, block_norms, occupied_tiles, spread
 from hyperion.models.quantize_rows import encode_rows
 from hyperion.models.recipe import Recipe
 
-__all__ = ["Conversion", "ConversionJob", "convert", "estimate_conversion"]
+__all__ = ["Conversion", "ConversionJob", "convert", "estimate_conversion", "prune"]
 
 SUFFIXES = {".hyperion": "hyperion", ".tmai": "hyperion", ".gguf": "gguf"}
 SLAB_WEIGHTS = 1 << 20
@@ -182,6 +182,36 @@ def convert(
         return job.summary()
 
 
+def prune(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    config: PruneConfig,
+    type: str | None = None,
+    *,
+    method: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Conversion, list[PrunedTensor]]:
+    """Write a model whose matrices are thinned out; like :func:`convert`, tensor by tensor in bounded memory.
+
+    Parameters
+    ----------
+    src, dst, type, method
+        See :func:`convert`. Sparse storage is for ``.hyperion`` files and the types q4_0 and q8_0; elsewhere zeros are stored.
+    config : PruneConfig
+        Of the attention and feed-forward matrices; the embedding and the output head stay as they are.
+    progress : callable, optional
+        Called with (bytes done, bytes in all), first over the source while blocks are chosen, then over the new file.
+
+    Returns
+    -------
+    (Conversion, list of PrunedTensor)
+    """
+    with open_container(src) as container:
+        job = ConversionJob(container, dst, Recipe(type, method, prune=config))
+        job.run(progress)
+        return job.summary(), job.pruned
+
+
 def estimate_conversion(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
@@ -324,6 +354,11 @@ class ConversionJob:
                     if progress is not None:
                         progress(done, total)
             writer.finish()
+
+    @property
+    def most_weights(self) -> int:
+        """Weights of the largest run of rows that is in memory at a time."""
+        return max(min(t.slab_rows(self.slab_weights), -(-t.rows // PANEL) * PANEL) * t.cols for t in self.tensors)
 
     def _slabs(self, tensor: _Tensor) -> Iterator[tuple[int, int]]:
         """(first row, rows) of what is in memory at a time."""

@@ -136,7 +136,7 @@ def occupied_tiles(weights: np.ndarray) -> np.ndarray:
     """Which tiles of 16 rows and 32 columns have a weight that stays: bool [panels, cols / 32]."""
     rows, cols = weights.shape
     tiles = np.logical_or.reduceat(weights, np.arange(0, rows, PANEL), axis=0)
-    return tiles.reshape(len(tiles), cols // TILE, TILE).any(axis=2)
+    return np.logical_or.reduce(tiles.reshape(len(tiles), cols // TILE, TILE), axis=2)
 
 
 class Selection:

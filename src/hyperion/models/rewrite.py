@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hyperion.formats import open_container
 from hyperion.io import SpoolFile
 from hyperion.models.architectures import describe_model
-from hyperion.models.convert import SLAB_WEIGHTS, Conversion, ConversionJob
+from hyperion.models.convert import SLAB_WEIGHTS, ConversionJob
 from hyperion.models.recipe import Recipe
 from hyperion.models.weights import layer_sizes
 from hyperion.scheduling.plan import make_plan
@@ -19,7 +19,7 @@ from hyperion.scheduling.plan import make_plan
 if TYPE_CHECKING:
     from hyperion.models.transformer import Transformer
 
-__all__ = ["Rewrite", "rewrite"]
+__all__ = ["rewrite"]
 
 SLAB_BYTES = 32
 """Bytes that a weight takes on its way: as float32 with a copy or two, as codes, and in both files' blocks."""
@@ -28,20 +28,12 @@ FEWEST_WEIGHTS = 1 << 15
 FIELDS = ("container", "_tensors", "config", "shape", "_sizes", "plan", "_weights", "_frequencies")
 
 
-@dataclasses.dataclass(frozen=True)
-class Rewrite:
-    """What :func:`rewrite` did: `summary` of the new file, and its tensors' job for those who need more."""
-
-    summary: Conversion
-    job: ConversionJob
-
-
 def rewrite(
     model: Transformer,
     recipe: Recipe,
     folder: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Rewrite:
+) -> ConversionJob:
     """Convert the weights of an open model and let it go on with the new ones; see `Transformer.apply_mixed_precision`.
 
     The pinned weights are given back first, as the conversion reads the file again: old and new are never in memory together.
@@ -63,9 +55,8 @@ def _spool(path: str, folder: str | os.PathLike[str] | None) -> SpoolFile:
     return SpoolFile(folder)
 
 
-def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any) -> Rewrite:
-    slab = _slab_weights(model)
-    job = ConversionJob(model.container, spool.path, recipe, "hyperion", spool, slab)
+def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any) -> ConversionJob:
+    job = ConversionJob(model.container, spool.path, recipe, "hyperion", spool)
     before = {name: getattr(model, name) for name in FIELDS}
     weights = model._weights
     assert weights is not None
@@ -76,7 +67,8 @@ def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any
     model.runtime.set_source(None)
     weights.unload()
     try:
-        with model.budget.reserve("conversion", slab * SLAB_BYTES):
+        job.slab_weights = _slab_weights(model)
+        with model.budget.reserve("conversion", job.most_weights * SLAB_BYTES):
             job.run(progress)
         _take(model, spool.path)
     except BaseException:
@@ -87,13 +79,14 @@ def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any
     model._spool, old = spool, model._spool
     if old is not None:
         old.discard()
-    return Rewrite(job.summary(), job)
+    return job
 
 
 def _slab_weights(model: Transformer) -> int:
-    """As many weights at a time as a share of the budget holds."""
-    budget = model.plan.budget // 8 // SLAB_BYTES
-    return max(FEWEST_WEIGHTS, min(SLAB_WEIGHTS, budget))
+    """As many weights at a time as half of what is free now holds."""
+    assert model.budget.limit is not None
+    free = model.budget.limit - model.budget.stats().current_usage
+    return max(FEWEST_WEIGHTS, min(SLAB_WEIGHTS, free // 2 // SLAB_BYTES))
 
 
 def _take(model: Transformer, path: str) -> None:

@@ -34,6 +34,7 @@ from hyperion.models.convert import Conversion, ConversionJob
 from hyperion.models.layers import EngineLayers, SteppedLayers
 from hyperion.models.mixed import MixedPrecisionConfig
 from hyperion.models.prediction import Prediction, probe_compute, probe_stream
+from hyperion.models.prune import PruneConfig, PrunedTensor
 from hyperion.models.recipe import Recipe
 from hyperion.models.rewrite import rewrite
 from hyperion.models.session import Session
@@ -381,7 +382,20 @@ class Transformer:
         -----
         After an error the model is as before, apart from its sessions.
         """
-        return rewrite(self, Recipe(None, method, config), folder, progress).summary
+        return rewrite(self, Recipe(None, method, config), folder, progress).summary()
+
+    def prune_weights(
+        self,
+        config: PruneConfig,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[PrunedTensor]:
+        """Thin the matrices of the blocks out, and go on with what is left; where and how as in :meth:`apply_mixed_precision`.
+
+        Each matrix keeps its numeric type. It is stored sparse where that takes fewer bytes than dense panels with zeros.
+        """
+        return rewrite(self, Recipe(prune=config), folder, progress).pruned
 
     def save(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> Conversion:
         """Write the weights that the model has now to a .hyperion or GGUF file; see :func:`hyperion.convert`."""
@@ -582,8 +596,11 @@ class Transformer:
         """What really runs: instruction set, threads, reader, types, sizes."""
         self._check_open()
         types: dict[str, int] = {}
+        storage: dict[str, int] = {}
         for info in self._tensors.values():
             types[info.type_name] = types.get(info.type_name, 0) + info.nbytes
+            way = "dense" if info.offsets is None else "sparse"
+            storage[way] = storage.get(way, 0) + info.nbytes
         ring = self._weights.ring if self._weights is not None else None
         return {
             "path": self.path,
@@ -594,6 +611,7 @@ class Transformer:
             "kv_type": self._kv_type,
             "io": self._io if ring is not None or self._io == "mmap" else "none: everything is pinned",
             "tensor_bytes": types,
+            "storage": storage,
             "prompt_chunk": self.plan.chunk,
             "pinned_bytes": self.plan.pinned_bytes,
             "streamed_bytes": self.plan.streamed_bytes,
