@@ -429,7 +429,7 @@ def test_large_matrices_are_in_the_ledger_until_they_are_gone():
     from hyperion.memory import process_budget
 
     before = process_budget().by_owner().get("sparse matrix", 0)
-    m = convert_to_sparse(np.ones((600, 600), F32))
+    m = convert_to_sparse(np.ones((1100, 1100), F32))
     held = process_budget().by_owner()["sparse matrix"] - before
     assert m.nbytes - 8192 <= held <= m.nbytes + 16384  # row starts are too small for pages of their own
     del m

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import HyperionMemoryError, InvalidArgumentError, UnsupportedError
-from ..memory import Block, allocate, engine_pool, process_budget
+from ..memory import allocate, process_budget
 
 __all__ = ["LARGEST", "Scratch", "check_out", "dense", "freeze", "integers", "new", "starts_of"]
 
 Array = NDArray[Any]
 LARGEST = 2**31 - 1
-LEDGERED = 1 << 18  # bytes from which an array is pages of the ledger
+SPARE = 4 << 20  # bytes of scratch from which the system gives huge pages
+LEDGERED = 4 << 20  # bytes from which an array is pages of the ledger
 
 
 def new(shape: tuple[int, ...], dtype: Any, owner: str = "sparse matrix") -> Array:
@@ -42,22 +44,38 @@ def freeze(array: Array) -> Array:
 
 
 class Scratch:
-    """Blocks of the process's pool that go back to it at the end of a ``with``."""
+    """Memory that products need on the way, given back at the end of a ``with``.
+
+    The latest buffer stays for the next product, as touching new pages takes a good part of a product's time.
+    """
+
+    _spare: ClassVar[list[Array]] = []  # at most one; lists change atomically
 
     def __init__(self) -> None:
-        self._blocks: list[Block] = []
+        self._taken: list[Array] = []
 
-    def take(self, nbytes: int) -> Block:
-        """A block; its content is undefined."""
-        self._blocks.append(engine_pool().alloc(nbytes))
-        return self._blocks[-1]
+    def take(self, nbytes: int) -> Array:
+        """A buffer of at least so many bytes; its content is undefined."""
+        try:
+            buffer = self._spare.pop()
+        except IndexError:
+            buffer = np.empty(0, np.uint8)
+        if buffer.size < nbytes:
+            size = max(nbytes, SPARE)
+            buffer = np.frombuffer(allocate(process_budget(), "sparse products", size), np.uint8)
+        self._taken.append(buffer)
+        return buffer
 
     def __enter__(self) -> Scratch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for block in self._blocks:
-            block.free()
+        kept = [buffer for buffer in self._taken if buffer.size <= 4 * SPARE]
+        if kept and not self._spare:
+            self._spare.append(kept[-1])
+
+
+atexit.register(Scratch._spare.clear)  # its pages go while there still is a ledger
 
 
 def dense(name: str, value: Any, dims: tuple[int, ...] = (1, 2)) -> NDArray[np.float32]:

@@ -54,15 +54,13 @@ HYP_INLINE void visits_of(const hyp_sparse_visit *visits, size_t n, const uint8_
     }
 }
 
-/* The largest constant first: a kernel with fewer registers goes over the indices several times. */
-#define HYP_BY_VECTORS(most, call)                                                            \
-    for (size_t first = 0; first < vectors;) {                                                \
-        const size_t left = vectors - first, at = first * HYP_SPARSE_VECTOR;                  \
-        if ((most) >= 4 && left >= 4) { call(4, at); first += 4; }                            \
-        else if ((most) >= 3 && left >= 3) { call(3, at); first += 3; }                       \
-        else if ((most) >= 2 && left >= 2) { call(2, at); first += 2; }                       \
-        else { call(1, at); first += 1; }                                                     \
-    }
+/* One call with a constant count where that many vectors fit the registers, else one for each vector. The offset is a constant
+ * too where it can be: addresses with an index cost an instruction each. */
+#define HYP_BY_VECTORS(most, call)                                                                                \
+    if ((most) == 4 && vectors == 4) { call(4, 0); }                                                              \
+    else if ((most) == 4 && vectors == 3) { call(3, 0); }                                                         \
+    else if ((most) == 4 && vectors == 2) { call(2, 0); }                                                         \
+    else for (size_t at = 0; at < vectors * HYP_SPARSE_VECTOR; at += HYP_SPARSE_VECTOR) { call(1, at); }
 
 static void rows(const int32_t *indptr, const int32_t *indices, const float *values, size_t n, const float *b, size_t ldb,
                  size_t vectors, float *c, size_t ldc)

@@ -411,13 +411,26 @@ size_t hyp_sparse_scatter_scratch(const hyp_sparse *a)
     return a->cols > SIZE_MAX / 8 / parts ? 0 : parts * a->cols * sizeof(float) + room + 64;
 }
 
+/* sums[index] += value * x. The indices of a row are distinct, so four sums are read before any is written. */
+static void add_row(const int32_t *indices, const float *values, size_t n, float x, float *sums)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        float *a = sums + indices[i], *b = sums + indices[i + 1], *c = sums + indices[i + 2], *d = sums + indices[i + 3];
+        const float sum_a = *a + values[i] * x, sum_b = *b + values[i + 1] * x;
+        const float sum_c = *c + values[i + 2] * x, sum_d = *d + values[i + 3] * x;
+        *a = sum_a, *b = sum_b, *c = sum_c, *d = sum_d;
+    }
+    for (; i < n; ++i) sums[indices[i]] += values[i] * x;
+}
+
 static void scatter_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     const scatter_job *j = arg;
     const hyp_sparse *a = j->a;
     (void)worker;
     for (size_t part = begin; part < end; ++part) {
-        float *HYP_RESTRICT sums = j->sums + part * a->cols;
+        float *sums = j->sums + part * a->cols;
         const size_t last = border(a->indptr, a->rows, part + 1, j->parts);
         memset(sums, 0, a->cols * sizeof(float));
         for (size_t row = border(a->indptr, a->rows, part, j->parts); row < last; ++row) {
@@ -426,7 +439,7 @@ static void scatter_task(void *arg, size_t begin, size_t end, size_t worker)
             for (size_t p = (size_t)a->indptr[row]; p < stop;) {
                 const size_t n = smaller(stop - p, HYP_SPARSE_PIECE);
                 const float *values = hyp_sparse_values(j->expand, a, p, p + n, j->own + part * j->own_bytes);
-                for (size_t i = 0; i < n; ++i) sums[a->indices[p + i]] += values[i] * x;
+                add_row(a->indices + p, values, n, x, sums);
                 p += n;
             }
         }
