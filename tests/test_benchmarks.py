@@ -124,3 +124,12 @@ def test_a_better_peer_is_the_faster_one_that_ran():
 
 def test_regions_are_timed():
     assert probe_regions(Team(2), 1000) > 0
+
+
+def test_sparse_products_are_compared_with_scipy(tmp_path, capsys):
+    pytest.importorskip("scipy")
+    options = ["--size", "64", "--formats", "bsr", "--densities", "0.3", "--columns", "4", "--threads", "1", "--rounds", "2"]
+    assert benchmarks_main.main(["sparse", *options, "--out", str(tmp_path)]) == 0
+    (result,) = json.loads((tmp_path / "sparse.json").read_text())["results"]
+    assert all(len(result["seconds"][name]) == 2 for name in ("hyperion", "scipy", "numpy"))
+    assert "| BSR × 4 | 0.3 | 1 |" in capsys.readouterr().out

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["block_density", "plot_sparsity"]
 
+SLAB = 1 << 20  # indices that are counted at a time
+
 
 def block_density(matrix: SparseMatrix, cells: int = 256) -> NDArray[np.float64]:
     """Share of stored values in each cell of a grid, at most `cells` rows and columns of it; values of blocks count as stored."""
@@ -26,19 +28,16 @@ def block_density(matrix: SparseMatrix, cells: int = 256) -> NDArray[np.float64]
     grid = np.zeros((max(1, min(cells, rows)), max(1, min(cells, cols))))
     height, width = max(1, -(-rows // grid.shape[0])), max(1, -(-cols // grid.shape[1]))
     grid = grid[: max(1, -(-rows // height)), : max(1, -(-cols // width))]
-    by_columns = matrix.format is SparseFormat.CSC
-    block = matrix.block_shape
-    for major in range(matrix.indptr.size - 1):
-        minors = matrix.indices[matrix.indptr[major] : matrix.indptr[major + 1]]
-        for i in range(block[0]):
-            row = major * block[0] + i
-            for k in range(block[1]):
-                at = minors * block[1] + k
-                at = at[at < (rows if by_columns else cols)]
-                if by_columns:
-                    grid[:, major // width] += np.bincount(at // height, minlength=grid.shape[0])
-                elif row < rows:
-                    grid[row // height] += np.bincount(at // width, minlength=grid.shape[1])
+    by_columns, block, indptr, indices = matrix.format is SparseFormat.CSC, matrix.block_shape, matrix.indptr, matrix.indices
+    for begin in range(0, indices.size, SLAB):
+        end = min(begin + SLAB, indices.size)
+        major = np.searchsorted(indptr, np.arange(begin, end), side="right") - 1
+        first, second = (indices[begin:end], major) if by_columns else (major, indices[begin:end])
+        for i, k in np.ndindex(block):
+            row, col = first * block[0] + i, second.astype(np.int64) * block[1] + k
+            inside = (row < rows) & (col < cols)
+            cell = row[inside] // height * grid.shape[1] + col[inside] // width
+            grid += np.bincount(cell, minlength=grid.size).reshape(grid.shape)
     sizes = np.outer(_sizes(rows, height, grid.shape[0]), _sizes(cols, width, grid.shape[1]))
     return grid / np.maximum(sizes, 1)
 
