@@ -65,8 +65,9 @@ struct hyp_team {
 /* Worker number + 1 of the region this thread is in; a region started inside another runs serially. */
 static HYP_THREAD_LOCAL size_t inside;
 
-/* When this thread was last asked for signals. Per thread, as the others cannot answer for the main one. */
-static HYP_THREAD_LOCAL uint64_t polled;
+/* When this thread was last asked for signals, and when its last region ended. Per thread, as the others cannot answer for the
+ * main one. */
+static HYP_THREAD_LOCAL uint64_t polled, ended;
 
 /* ---- Fork: the child has none of the workers, and locks may be held by threads that no longer exist. Each team notices
  * at its next use, by a count that the child's fork handler raises, and starts anew. ------------------------------- */
@@ -317,12 +318,14 @@ static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t first, si
     uint32_t left = chunks, done = 0;
     int status = HYP_OK;
     pace p = {0, 2, start};
+    if (start - ended >= POLL_EVERY) polled = start; /* whoever was that long without regions asks, or waits, elsewhere */
     if (t->started < t->wanted) start_workers(t);
     if (t->rest_end) end_of_rest(t, start);
     if (chunks == 1 || !hyp_peek(&t->active)) {
         inside = 1;
         status = run_alone(t, task, arg, first, n, grain);
         inside = 0;
+        ended = hyp_now();
         return generation == fork_generation() ? status : HYP_ERROR_RUNTIME;
     }
     t->task = task;
@@ -357,6 +360,7 @@ static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t first, si
         status = finish(t, status, generation, &waited);
     }
     inside = 0;
+    ended = end;
     if (chunks > done && status == HYP_OK) settle(t, end - start, done, chunks - done, waited);
     return status;
 }
