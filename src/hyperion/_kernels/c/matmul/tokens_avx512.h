@@ -40,8 +40,8 @@ HYP_INLINE void hyp_token_values_avx512(int type, const uint8_t *act, hyp_token_
     }
 }
 
-/* acc[t] += block x token t for `tokens` (a constant, even) tokens. Two tokens in step with two chains of vpdpbusd each:
- * more fill the scheduler and gain nothing. */
+/* acc[t] += block x token t for `tokens` (a constant, even) tokens, two in step with one chain of vpdpbusd each (two in
+ * HALVES): the next tokens cover its latency, and a second chain would cost an addition, on ports that vpdpbusd needs. */
 HYP_INLINE void hyp_block_times_tokens_avx512(int type, int tokens, const hyp_block_avx512 *b, const hyp_token_values *values,
                                               const uint8_t *act, __m512 *acc)
 {
@@ -55,18 +55,18 @@ HYP_INLINE void hyp_block_times_tokens_avx512(int type, int tokens, const hyp_bl
             high[u] = halves ? hyp_spread_avx512(&values->high[t + u]) : _mm512_setzero_si512();
         }
         HYP_UNROLL
-        for (int v = 0; v < 4; v++) {
+        for (int v = 0; v < 8; v++) {
             HYP_UNROLL
             for (int u = 0; u < 2; u++) {
-                const uint8_t *codes = act + HYP_BLOCK * (t + u) + 4 * v;
-                low[u] = _mm512_dpbusd_epi32(low[u], b->w[v], hyp_spread_avx512(codes));
-                high[u] = _mm512_dpbusd_epi32(high[u], b->w[4 + v], hyp_spread_avx512(codes + 16));
+                const int at = halves ? (v & 1 ? 4 + v / 2 : v / 2) : v;
+                __m512i *sum = halves && (v & 1) ? &high[u] : &low[u];
+                *sum = _mm512_dpbusd_epi32(*sum, b->w[at], hyp_spread_avx512(act + HYP_BLOCK * (t + u) + 4 * at));
             }
         }
         HYP_UNROLL
         for (int u = 0; u < 2; u++) {
             const __m512 da = hyp_spread_f32_avx512(act + HYP_ACT_D + 4 * (t + u)), dw = _mm512_mul_ps(b->d, da);
-            __m512 sum = _mm512_cvtepi32_ps(halves ? low[u] : _mm512_add_epi32(low[u], high[u]));
+            __m512 sum = _mm512_cvtepi32_ps(low[u]);
             if (halves) {
                 sum = _mm512_mul_ps(b->p, sum);
                 sum = _mm512_fmadd_ps(_mm512_castsi512_ps(b->q), _mm512_cvtepi32_ps(high[u]), sum);
