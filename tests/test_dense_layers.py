@@ -1,0 +1,177 @@
+"""Convolution, attention and norms over arrays, against torch and float64."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hyperion
+from hyperion import errors
+from hyperion._kernels import dispatch
+from hyperion.dense import convolution
+from hyperion.memory import process_budget
+
+LEVELS = dispatch.levels()
+wrong = errors.InvalidArgumentError
+
+
+def convolve(x, w, stride, padding, dilation, groups):
+    """float64, one place at a time."""
+    x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    w = w.astype(np.float64)
+    spans = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilation, strict=True)]
+    height, width = ((n - s) // step + 1 for n, s, step in zip(x.shape[2:], spans, stride, strict=True))
+    out = np.zeros((len(x), len(w), height, width))
+    depth, each = w.shape[1], len(w) // groups
+    for o in range(len(w)):
+        channels = slice(o // each * depth, (o // each + 1) * depth)
+        for i, j in np.ndindex(height, width):
+            a, b = i * stride[0], j * stride[1]
+            out[:, o, i, j] = (x[:, channels, a : a + spans[0] : dilation[0], b : b + spans[1] : dilation[1]] * w[o]).sum((1, 2, 3))
+    return out
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_conv2d_agrees_with_float64(data):
+    pair = lambda least, most: tuple(data.draw(st.integers(least, most)) for _ in range(2))
+    groups = data.draw(st.integers(1, 3))
+    kernel, stride, padding, dilation = pair(1, 3), pair(1, 3), pair(0, 3), pair(1, 2)
+    size = [max(n, (k - 1) * d + 1) for n, k, d in zip(pair(1, 11), kernel, dilation, strict=True)]
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    channels, filters = groups * data.draw(st.integers(1, 3)), groups * data.draw(st.integers(1, 3))
+    x = rng.standard_normal((data.draw(st.integers(0, 2)), channels, *size)).astype(np.float32)
+    w = rng.standard_normal((filters, channels // groups, *kernel)).astype(np.float32)
+    bias = rng.standard_normal(filters).astype(np.float32)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    want = convolve(x, w, **options)
+    level = data.draw(st.sampled_from(LEVELS))
+    got = hyperion.conv2d(x, w, simd=level, **options)
+    np.testing.assert_allclose(got, want, atol=2e-5)
+    out = np.empty((*want.shape[:-1], 2 * want.shape[-1]), np.float32)[..., ::2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "TILE_BYTES", 64)  # one row of results at a time
+        again = hyperion.conv2d(x[..., ::-1].copy()[..., ::-1], w, bias, out, simd=level, threads=2, **options)
+    assert again is out
+    np.testing.assert_array_equal(out, got + bias[:, np.newaxis, np.newaxis])
+
+
+def test_convolutions_agree_with_torch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    x, w = rng.standard_normal((2, 6, 33, 29), np.float32), rng.standard_normal((8, 3, 3, 5), np.float32)
+    bias = rng.standard_normal(8, np.float32)
+    options = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+    want = torch.nn.functional.conv2d(*map(torch.from_numpy, (x, w, bias)), **options).numpy()
+    np.testing.assert_allclose(hyperion.conv2d(x, w, bias, **options), want, atol=3e-5)
+    line, taps = rng.standard_normal((3, 4, 101), np.float32), rng.standard_normal((6, 4, 7), np.float32)
+    want = torch.nn.functional.conv1d(torch.from_numpy(line), torch.from_numpy(taps), stride=3, padding=4, dilation=2).numpy()
+    out = np.empty(want.shape, np.float32)
+    assert hyperion.conv1d(line, taps, out=out, stride=3, padding=4, dilation=2) is out
+    np.testing.assert_allclose(out, want, atol=3e-5)
+
+
+def test_windows_count_in_the_ledger_and_stay_bounded():
+    ledger = process_budget()
+    x, w = np.ones((1, 64, 100, 100), np.float32), np.ones((4, 64, 3, 3), np.float32)
+    used, peak = ledger.used, ledger.peak
+    hyperion.conv2d(x, w)
+    assert ledger.used == used and ledger.peak <= max(peak, used + (12 << 20))  # all windows would take 22 MB
+
+
+def test_bad_convolutions_are_named():
+    x, w = np.zeros((1, 4, 8, 8), np.float32), np.zeros((6, 4, 3, 3), np.float32)
+    for options, text in [
+        ({"stride": 0}, "stride"), ({"stride": (1, 2, 3)}, "stride"), ({"padding": -1}, "padding"), ({"dilation": "2"}, "dilation"),
+        ({"groups": 2}, "does not fit"), ({"groups": 0}, "groups"), ({"dilation": 5}, "larger than x"), ({"cache": 3}, "cache"),
+        ({"bias": np.zeros(5, np.float32)}, "bias"), ({"out": np.zeros((1, 6, 5, 6), np.float32)}, "out must be"),
+    ]:  # fmt: skip
+        with pytest.raises(wrong, match=text):
+            hyperion.conv2d(x, w, **options)
+    with pytest.raises(wrong, match="four dimensions"):
+        hyperion.conv2d(x[0], w)
+    with pytest.raises(wrong, match="three dimensions"):
+        hyperion.conv1d(x, w)
+    with pytest.raises(wrong, match="overlaps x"):
+        hyperion.conv2d(x, np.zeros((4, 4, 1, 1), np.float32), out=x)
+
+
+def attend(q, k, v, causal, scale):
+    """float64 of grouped heads."""
+    group = q.shape[-3] // k.shape[-3]
+    k, v = (np.repeat(a.astype(np.float64), group, axis=-3) for a in (k, v))
+    scores = q.astype(np.float64) @ k.swapaxes(-1, -2) * scale
+    if causal:
+        n, m = scores.shape[-2:]
+        scores = np.where(np.arange(m) <= np.arange(n)[:, np.newaxis] + m - n, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "heads", "kv_heads", "queries", "positions", "dim"),
+    [((), 1, 1, 1, 1, 1), ((2,), 4, 2, 33, 97, 64), ((2, 3), 3, 3, 7, 7, 31), ((), 8, 1, 1, 200, 128)],
+)
+def test_attention_agrees_with_float64(level, causal, batch, heads, kv_heads, queries, positions, dim):
+    rng = np.random.default_rng(dim)
+    q = rng.standard_normal((*batch, heads, queries, dim)).astype(np.float32)
+    # values that a half holds exactly: the cache rounds nothing
+    k, v = (rng.standard_normal((*batch, kv_heads, positions, dim)).astype(np.float16).astype(np.float32) for _ in range(2))
+    got = hyperion.scaled_dot_product_attention(q, k, v, causal=causal, simd=level)
+    np.testing.assert_allclose(got, attend(q, k, v, causal, dim**-0.5), atol=2e-6 * np.abs(v).max(), rtol=1e-5)
+    out = np.empty((*q.shape, 2), np.float32)[..., 0]
+    strided = np.repeat(k, 2, -1)[..., ::2]
+    assert hyperion.scaled_dot_product_attention(q, strided, v, out, causal=causal, simd=level) is out
+    np.testing.assert_array_equal(out, got)
+    if causal:  # the last query alone
+        last = hyperion.scaled_dot_product_attention(q[..., -1:, :], k, v, causal=True, simd=level)
+        np.testing.assert_array_equal(last, got[..., -1:, :])
+
+
+@pytest.mark.parametrize(("kv_type", "bound"), [("q8_0", 0.02), ("q4_0", 0.3)])
+def test_quantized_caches(kv_type, bound):
+    rng = np.random.default_rng(3)
+    q, k, v = (rng.standard_normal((2, n, 64)).astype(np.float32) for n in (9, 130, 130))
+    got = hyperion.scaled_dot_product_attention(q, k, v, kv_type=kv_type)
+    error = np.abs(got - attend(q, k, v, False, 0.125)).max()
+    assert 1e-5 < error < bound
+
+
+def test_attention_agrees_with_torch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(4)
+    q, k, v = (rng.standard_normal((2, h, 50, 64)).astype(np.float16).astype(np.float32) for h in (6, 2, 2))
+    want = torch.nn.functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), is_causal=True, enable_gqa=True)
+    np.testing.assert_allclose(hyperion.scaled_dot_product_attention(q, k, v, causal=True), want.numpy(), atol=5e-6)
+
+
+def test_bad_attention_is_named():
+    q, k = np.zeros((4, 5, 8), np.float32), np.zeros((2, 3, 8), np.float32)
+    call = hyperion.scaled_dot_product_attention
+    for args, options, text in [
+        ((q[0], k[0], k[0]), {}, "expected q"), ((q, k, k[:, :2]), {}, "expected q"), ((q[:3], k, k), {}, "multiple of kv_heads"),
+        ((q, k[:, :0], k[:, :0]), {}, "there must be a position"), ((q, k, k), {"causal": True}, "would see no position"),
+        ((q, k, k), {"causal": 1}, "causal must be"), ((q, k, k), {"kv_type": "f32"}, "kv_type"), ((q, k, k), {"scale": "1"}, "scale"),
+        ((q, k, k.astype(np.float64)), {}, "v must be a float32"), ((q, k, k), {"out": q}, "overlaps q"),
+    ]:  # fmt: skip
+        with pytest.raises(wrong, match=text):
+            call(*args, **options)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_rms_norm(level):
+    rng = np.random.default_rng(5)
+    x, w = rng.standard_normal((3, 7, 97)).astype(np.float32), rng.standard_normal(97).astype(np.float32)
+    want = x.astype(np.float64) / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-6) * w
+    got = hyperion.rms_norm(x, w, eps=1e-6, simd=level)
+    assert (np.abs(got - want) <= 4 * 2.0**-24 * np.abs(want)).all()
+    turned = np.asfortranarray(x)
+    assert hyperion.rms_norm(turned, w, turned, eps=1e-6, simd=level) is turned
+    np.testing.assert_array_equal(turned, got)
+    np.testing.assert_array_equal(hyperion.rms_norm(x, w, x, eps=1e-6, simd=level), got)
+    with pytest.raises(wrong, match="weight has 96"):
+        hyperion.rms_norm(x, w[:96])
+    with pytest.raises(wrong, match="overlaps weight"):
+        hyperion.rms_norm(x[0, :1], w, w[np.newaxis])
