@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import hyperion
-from hyperion import InvalidArgumentError, PerformanceConfig, PerformanceMetrics
+from hyperion import InvalidArgumentError, PerformanceConfig, PerformanceMetrics, cpu_counters
 from hyperion.cli.common import model_path
 from hyperion.performance import Bound, analysis, process
 from hyperion.performance.advice import diagnose, recommend
@@ -123,7 +123,7 @@ def test_a_model_adds_what_its_passes_read():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="perf_event_open is Linux's")
 def test_events_of_all_threads_are_counted():
-    page_faults = process.CacheCounters(((1, 2), (1, 2)))
+    page_faults = cpu_counters.CacheCounters(((1, 2), (1, 2)))
     if not page_faults.available:
         pytest.skip("the kernel refuses even software events here")
     np.ones(8 << 20, np.uint8)

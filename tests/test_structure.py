@@ -15,7 +15,7 @@ TIERS = [
     {"errors"},
     {"_kernels"},
     {"io"},
-    {"cpu", "memory", "config"},
+    {"cpu", "cpu_counters", "memory", "config"},
     {"dense"},
     {"tensor"},
     {"quantization", "tokenizer"},

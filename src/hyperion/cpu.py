@@ -7,12 +7,22 @@ import os
 import platform
 import struct
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from ._kernels import dispatch, system
 from ._kernels.threads import Team
 
-__all__ = ["cache_sizes", "default_simd_level", "default_threads", "processor_name", "shared_team", "simd_levels"]
+__all__ = [
+    "SIMDCapabilities",
+    "cache_sizes",
+    "default_simd_level",
+    "default_threads",
+    "get_simd_capabilities",
+    "processor_name",
+    "shared_team",
+    "simd_levels",
+]
 
 
 # ---- Kernels -----------------------------------------------------------------------------------------------
@@ -38,6 +48,38 @@ def default_simd_level() -> str:
         If the environment names a level that is absent here.
     """
     return dispatch.default_level()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SIMDCapabilities:
+    """What the processor has of vector instructions, and what Hyperion makes of it.
+
+    Parameters
+    ----------
+    features : dict of str to bool
+        Instruction sets that the processor has and whose registers the operating system saves.
+    levels : tuple of str
+        Levels of kernels that this build has and this processor runs, lowest first.
+    default_level : str
+        The one that runs unless a model asks for another.
+    numbers : dict of str to int
+        The number of each level, for :func:`hyperion.set_simd_optimization_level`.
+    """
+
+    features: dict[str, bool]
+    levels: tuple[str, ...]
+    default_level: str
+    numbers: dict[str, int]
+
+
+def get_simd_capabilities() -> SIMDCapabilities:
+    """Return what the processor and this build offer; see :class:`SIMDCapabilities`."""
+    return SIMDCapabilities(
+        features=dispatch.features(),
+        levels=dispatch.levels(),
+        default_level=dispatch.default_level(),
+        numbers={name: dispatch.LEVELS.index(name) for name in dispatch.levels()},
+    )
 
 
 # ---- Threads -----------------------------------------------------------------------------------------------

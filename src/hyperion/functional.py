@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .config import get_config_value, load_config, set_config_value
+from .dense import CacheConfig
 from .generation import GenerationConfig, Model
 from .generation.pruning import PruneResult
 from .io import (
@@ -35,6 +36,7 @@ from .memory import (
 from .models.convert import Conversion
 from .models.mixed import MixedPrecisionConfig, init_mixed_precision_config
 from .models.prune import PruneConfig, init_prune_config
+from .models.tuning import CacheStats, LayoutChange, SIMDOpType
 from .performance import OptimizationImpact, PerformanceAnalysis, PerformanceConfig, PerformanceMetrics
 from .quantization import dequantize_tensor, quantize_tensor
 from .scheduling import (
@@ -60,6 +62,7 @@ __all__ = [
     "apply_mixed_precision",
     "calculate_optimal_batch_size",
     "close_mapped_model",
+    "configure_cache_optimization",
     "convert_to_sparse",
     "create_dir",
     "create_execution_plan",
@@ -76,6 +79,7 @@ __all__ = [
     "detokenize",
     "enable_in_place_operations",
     "enable_memory_tracking",
+    "enable_simd",
     "estimate_memory_usage",
     "execute_layer_with_memory_optimization",
     "execute_next_layer",
@@ -89,6 +93,7 @@ __all__ = [
     "generate_performance_report",
     "generate_text",
     "get_base_name",
+    "get_cache_stats",
     "get_config_value",
     "get_dir_name",
     "get_layer_descriptor",
@@ -113,6 +118,7 @@ __all__ = [
     "load_config",
     "load_layer",
     "mark_layer_output_unneeded",
+    "optimize_memory_layout",
     "optimize_memory_usage",
     "pool_alloc",
     "pool_free",
@@ -129,6 +135,7 @@ __all__ = [
     "set_layer_checkpointing_strategy",
     "set_layer_priority",
     "set_memory_speed_tradeoff",
+    "set_simd_optimization_level",
     "sparse_mat_mul",
     "stream_tensor_data",
     "tensor_in_place_op",
@@ -446,3 +453,29 @@ def get_performance_trend(analysis: PerformanceAnalysis, metric: str = "executio
 def prune_model(model: Model, config: PruneConfig) -> PruneResult:
     """Thin an open model's weights out; see :meth:`hyperion.Model.prune`."""
     return model.prune(config)
+# ---- Kernels and caches ----------------------------------------------------------------------------------------
+
+
+def enable_simd(model: Model, op_type: SIMDOpType | int, enable: bool = True) -> bool:
+    """Choose an operation's vector or portable kernels; see :meth:`hyperion.Model.enable_simd`."""
+    return model.enable_simd(op_type, enable)
+
+
+def set_simd_optimization_level(model: Model, level: int | str | None) -> None:
+    """Run another level's kernels; see :meth:`hyperion.Model.set_simd_level`."""
+    model.set_simd_level(level)
+
+
+def configure_cache_optimization(model: Model, config: CacheConfig | None) -> None:
+    """Cut a model's products to the caches; see :meth:`hyperion.Model.configure_cache`."""
+    model.configure_cache(config)
+
+
+def get_cache_stats(model: Model) -> CacheStats:
+    """Hits and misses of the weight cache; see :meth:`hyperion.Model.cache_stats`."""
+    return model.cache_stats()
+
+
+def optimize_memory_layout(model: Model) -> LayoutChange:
+    """Lay weights out in the order of execution; see :meth:`hyperion.Model.optimize_memory_layout`."""
+    return model.optimize_memory_layout()

@@ -51,8 +51,14 @@ cdef extern from "common/table.h":
         size_t mr
         size_t nr
 
+    ctypedef struct hyp_tuning:
+        size_t panels
+        size_t ahead
+        size_t line
+
     ctypedef struct hyp_table:
         int level
+        hyp_tuning tuning
         hyp_mul_fn *mul
         hyp_act_fn act_quantize
         hyp_act_fn act_float

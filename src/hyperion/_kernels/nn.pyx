@@ -5,7 +5,16 @@ from libc.stdlib cimport calloc, free
 
 from cpython.exc cimport PyErr_Occurred
 
-from hyperion._kernels.dispatch cimport level_number, table as kernel_table
+from hyperion._kernels.dispatch cimport (
+    HYP_KV_TYPES,
+    HYP_LEVEL_GENERIC,
+    HYP_MAPS,
+    HYP_TYPES,
+    hyp_table,
+    hyp_tuning,
+    level_number,
+    table as kernel_table,
+)
 from hyperion._kernels.stream cimport Ring
 from hyperion._kernels.threads cimport Team, api as threads_api
 
@@ -208,6 +217,42 @@ cdef class Runtime:
         if status == HYP_CANCELLED:
             raise KeyboardInterrupt
         raise HyperionRuntimeError(f"a kernel ended with status {status}")
+
+    def set_level(self, level, plain=()):
+        """Run the kernels of a level, and the generic ones for operations in `plain` ("matmul", "activation", "attention").
+
+        No pass may be under way.
+        """
+        cdef const hyp_table *chosen = kernel_table(level_number(level))
+        cdef const hyp_table *generic = kernel_table(HYP_LEVEL_GENERIC)
+        cdef hyp_tuning tuning = self.table.tuning
+        cdef int i
+        self.table = chosen[0]
+        self.table.tuning = tuning
+        if "matmul" in plain:
+            for i in range(HYP_TYPES):
+                self.table.mul[i] = generic.mul[i]
+            self.table.act_quantize, self.table.act_float = generic.act_quantize, generic.act_float
+            self.table.gemm = generic.gemm
+        if "activation" in plain:
+            self.table.silu_mul, self.table.gelu_mul = generic.silu_mul, generic.gelu_mul
+            self.table.softmax = generic.softmax
+            for i in range(HYP_MAPS):
+                self.table.map[i] = generic.map[i]
+        if "attention" in plain:
+            for i in range(HYP_KV_TYPES):
+                self.table.attention[i], self.table.kv_store[i] = generic.attention[i], generic.kv_store[i]
+
+    def set_tuning(self, size_t panels, size_t ahead, size_t line):
+        """Panels of weights that a thread takes at a time (0: by size), and bytes prefetched after them by lines."""
+        if ahead and not line:
+            raise InvalidArgumentError("prefetching goes by lines of at least one byte")
+        self.table.tuning.panels, self.table.tuning.ahead, self.table.tuning.line = panels, ahead, line
+
+    @property
+    def tuning(self):
+        """(panels, ahead, line) of `set_tuning`."""
+        return self.table.tuning.panels, self.table.tuning.ahead, self.table.tuning.line
 
     def set_source(self, Ring ring):
         """Where streamed pieces come from; None where everything is pinned."""

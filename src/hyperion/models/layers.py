@@ -125,6 +125,7 @@ class EngineLayers:
             engine.shape, weights.blocks[layer - 1], layer - 1, work.caches, work.positions, work.sequences, work.rotation,
             work.x, work.scratch,
         )  # fmt: skip
+        weights.count_use(layer - 1)
 
     def enter(self, layer: int) -> None:
         """A layer is about to run out of turn: its streamed weights come next."""
@@ -158,6 +159,7 @@ class EngineLayers:
             logits, scratch = engine._logits_workspace(len(part))
             self.enter(self.count - 1)
             engine.runtime.head_forward(weights.output_norm, engine.config.norm_eps, weights.output, part, rows, logits, scratch)
+            weights.count_use(len(weights.blocks))
             out[a : a + len(part)] = logits
 
     # ---- what was evaluated last -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hyperion import cpu
 from hyperion._kernels.nn import Runtime, Shape, head_scratch_bytes
 from hyperion._kernels.pool import rounded
 from hyperion._kernels.threads import Team
+from hyperion.dense import CacheConfig
 from hyperion.errors import FormatError, HyperionRuntimeError, InvalidArgumentError
 from hyperion.formats import Container, TensorInfo, open_container
 from hyperion.io import SpoolFile
@@ -38,6 +39,7 @@ from hyperion.models.prune import PruneConfig, PrunedTensor
 from hyperion.models.recipe import Recipe
 from hyperion.models.rewrite import rewrite
 from hyperion.models.session import Session
+from hyperion.models.tuning import CacheStats, EngineTuning, LayoutChange, SIMDOpType
 from hyperion.models.weights import ModelWeights, layer_sizes
 from hyperion.scheduling.execution import LayerSchedulerConfig
 from hyperion.scheduling.forward import ForwardScheduler
@@ -109,6 +111,7 @@ class Transformer:
             self.shape = self._make_shape()
             self.team = Team(self.threads)
             self.runtime = Runtime(self.team, simd)
+            self._tuning = EngineTuning(self.runtime)
             self.tokenizer: Tokenizer
             self._open(limit, progress)
         except BaseException:
@@ -522,6 +525,7 @@ class Transformer:
             places = [(i, 0) for i, _ in last]
         out, scratch = self._logits_workspace(len(rows))
         self.runtime.head_forward(weights.output_norm, self.config.norm_eps, weights.output, x, rows, out, scratch)
+        weights.count_use(len(weights.blocks))
         for row, (i, j) in enumerate(places):
             results[i][j] = out[row]
 
@@ -606,6 +610,7 @@ class Transformer:
             "path": self.path,
             "architecture": self.config.architecture,
             "simd": self.runtime.level_name,
+            **self._tuning.describe(),
             "threads": self.threads,
             "context_length": self.context_length,
             "kv_type": self._kv_type,
@@ -616,6 +621,71 @@ class Transformer:
             "pinned_bytes": self.plan.pinned_bytes,
             "streamed_bytes": self.plan.streamed_bytes,
         }
+
+    # ---- kernels, caches, memory -----------------------------------------------------------------------------------
+
+    def enable_simd(self, op_type: SIMDOpType | int, enable: bool = True) -> bool:
+        """Run an operation with the vector kernels of the model's level, or with the portable ones.
+
+        Bits are the same within one choice of kernels; another choice may round otherwise.
+
+        Returns
+        -------
+        bool
+            Whether the engine has that operation; a language model has no convolution.
+        """
+        self._check_open()
+        with self._lock:
+            self._prediction = None
+            return self._tuning.enable(op_type, enable)
+
+    def set_simd_level(self, level: int | str | None) -> None:
+        """Run the kernels of another level: a name of :func:`hyperion.cpu.simd_levels`, its number in
+        ``SIMDCapabilities.numbers``, or None for the default.
+
+        Raises
+        ------
+        UnsupportedError
+            If the level is absent here.
+        """
+        self._check_open()
+        with self._lock:
+            self._prediction = None
+            self._tuning.set_level(level)
+
+    def configure_cache(self, config: CacheConfig | None) -> None:
+        """Cut the products of weights by a configuration: a thread takes `block_size` rows at a time, and has the beginning of
+        the next ones prefetched. None goes back to cuts by size. No result depends on it."""
+        self._check_open()
+        with self._lock:
+            self._tuning.configure(config)
+
+    def cache_stats(self) -> CacheStats:
+        """How often weights were in memory when a layer ran, and what the processor counts."""
+        self._check_open()
+        with self._lock:
+            assert self._weights is not None
+            hardware = self._tuning.hardware() or [None, None]
+            used = self._weights.used
+            return CacheStats(
+                **used, evictions=used["misses"], hardware_references=hardware[0], hardware_misses=hardware[1]
+            )
+
+    def optimize_memory_layout(self) -> LayoutChange:
+        """Move pinned weights to huge-page advised memory in the order of execution, and lay the stream out anew.
+
+        Nothing is read from the file, no result changes, and the budget holds meanwhile: a layer for which there is no room
+        twice stays where it is.
+        """
+        self._check_open()
+        with self._lock:
+            assert self._weights is not None
+            self.runtime.set_source(None)
+            try:
+                return self._weights.relay(self.plan)
+            finally:
+                self.runtime.set_source(self._weights.ring)
+                self.loader.apply_window()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -639,6 +709,7 @@ class Transformer:
                 reservation.release()
             if self._kv_reservation is not None:
                 self._kv_reservation.release()
+            self._tuning.close()
             self.container.close()
             if self._spool is not None:
                 self._spool.discard()

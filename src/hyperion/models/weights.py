@@ -25,6 +25,7 @@ from hyperion.loading.mapped import MappedModel, MmapConfig
 from hyperion.loading.schedule import RingSchedule
 from hyperion.memory import MemoryBudget, allocate
 from hyperion.models.config import ModelConfig
+from hyperion.models.tuning import LayoutChange, WeightUse
 from hyperion.scheduling.plan import PANEL, LayerSize, MatrixSize, MemoryPlan
 
 __all__ = ["ModelWeights", "layer_sizes"]
@@ -131,6 +132,8 @@ class ModelWeights:
         self.ring: Ring | None = None
         self._ring_buffer: Any = None
         self.mapped: MappedModel | None = None
+        self.uses: list[WeightUse] = []  # of each layer, each time that it runs
+        self.used = dict.fromkeys(("hits", "hit_bytes", "misses", "miss_bytes"), 0)
         self.vectors = [self._layer_vectors(i) for i in range(config.layers)]
         self.output_norm = self._vector("output_norm.weight", config.dim)
         factors = tensors.get("rope_freqs.weight") if config.rope_factors else None
@@ -188,6 +191,7 @@ class ModelWeights:
             for i, size in enumerate(self.sizes)
         ]
         self.first_pieces = [0] * len(layers)  # of the stream, by layer
+        self._note_uses(layers)
         name, rows, cols = self.config.embedding
         self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, views[name])
         self.output = layers.pop()["output"]
@@ -354,6 +358,7 @@ class ModelWeights:
                 matrices[m.role] = Matrix(m.type, m.rows, m.cols, pinned.view, at if n else 0, rows, first, pieces, m.offsets)
                 at += m.span(0, n)
             layers.append(matrices)
+        self._note_uses(layers)
         if schedule.pieces:
             self._ring_buffer = allocate(self.budget, "stream ring", plan.slots * plan.slot_bytes)
             self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, plan.slots - 1, self.io)
@@ -363,6 +368,63 @@ class ModelWeights:
             self.embedding = quant.PackedMatrix(self.tensors[name].type, rows, cols, source)
         self.output = layers.pop()["output"]
         self.blocks = [Block(self.shape, m, v) for m, v in zip(layers, self.vectors, strict=True)]
+
+    def _note_uses(self, layers: Sequence[Mapping[str, Matrix]]) -> None:
+        """What a run of each layer takes from memory, and what from the stream."""
+        self.uses = []
+        for matrices, size in zip(layers, self.sizes, strict=True):
+            pinned = sum(-(-m.pinned_rows // PANEL) * s.panel_bytes for m, s in zip(matrices.values(), size.matrices, strict=True))
+            self.uses.append(
+                WeightUse(
+                    hits=sum(m.pinned_rows > 0 for m in matrices.values()),
+                    hit_bytes=pinned,
+                    misses=sum(m.streamed_pieces for m in matrices.values()),
+                    miss_bytes=size.nbytes - pinned,
+                )
+            )
+
+    def count_use(self, layer: int) -> None:
+        """A layer, numbered from the first block, ran."""
+        use = self.uses[layer]
+        for name in self.used:
+            self.used[name] += getattr(use, name)
+
+    def relay(self, plan: MemoryPlan) -> LayoutChange:
+        """Move the pinned panels to new huge-page advised buffers in the order of execution, and lay out the stream anew.
+
+        No pass may be under way. Nothing is read.
+        """
+        if self.mapped is not None:
+            return LayoutChange(layers=(), moved_bytes=0, kept=(), ring_bytes=0, in_order_before=True, in_order_after=True)
+        self._drop_engine()
+        before, moved, kept, nbytes = self._in_order(), [], [], 0
+        for layer, old in enumerate(self.pinned):
+            if old.buffer is None:
+                continue
+            try:
+                buffer = allocate(self.budget, "weights", self._bytes(layer, old.panels))
+            except MemoryBudgetError:
+                kept.append(layer)
+                continue
+            new = _Pinned(buffer, old.panels)
+            new.view[:] = old.view  # type: ignore[index]
+            self._release(layer)
+            self.pinned[layer] = new
+            moved.append(layer)
+            nbytes += buffer.nbytes
+        self._build(plan)
+        return LayoutChange(
+            layers=tuple(moved),
+            moved_bytes=nbytes,
+            kept=tuple(kept),
+            ring_bytes=plan.slots * plan.slot_bytes if self.ring is not None else 0,
+            in_order_before=before,
+            in_order_after=self._in_order(),
+        )
+
+    def _in_order(self) -> bool:
+        addresses = [p.buffer.address for p in self.pinned if p.buffer is not None]
+        return addresses == sorted(addresses)
 
     def embed(self, tokens: np.ndarray, out: np.ndarray) -> None:
         """Rows of the embedding as float32, out[i] = E[tokens[i]]."""

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from hyperion import cpu
+from hyperion.cpu_counters import CacheCounters
 from hyperion.errors import HyperionMemoryError, HyperionRuntimeError, InvalidArgumentError
 from hyperion.memory import allocate, process_budget
 
 from . import advice, report
 from .config import OptimizationImpact, PerformanceConfig, PerformanceMetrics
-from .process import CacheCounters, MemorySampler, storage_bytes
+from .process import MemorySampler, storage_bytes
 
 __all__ = ["PerformanceAnalysis", "memory_bandwidth", "theil_sen"]
 

@@ -170,8 +170,15 @@ typedef struct {
     hyp_tile_fn tile;
 } hyp_gemm_kernel;
 
+/* How products of packed weights are cut; a model's own copy may be set, and no result depends on it. */
+typedef struct {
+    size_t panels;      /* panels that a thread takes at a time; 0: chosen by size */
+    size_t ahead, line; /* bytes after those panels that are prefetched meanwhile, by lines of so many; ahead 0: none */
+} hyp_tuning;
+
 typedef struct {
     int level;
+    hyp_tuning tuning;
     hyp_mul_fn mul[HYP_TYPES];     /* NULL where the type is unknown */
     hyp_mul_sparse_fn mul_sparse[HYP_TYPES];
     hyp_act_fn act_quantize;       /* to the int8 record layout; k is a multiple of 32 */

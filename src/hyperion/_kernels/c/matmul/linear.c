@@ -95,6 +95,18 @@ static void multiply(const linear_job *job, const hyp_product *p, size_t begin, 
 }
 
 /* Items are the panels of all products, one after another. */
+/* Ask for what follows panels [.., end): the thread that takes it finds its beginning in the shared cache. */
+static void prefetch_after(const linear_job *job, const hyp_product *p, size_t end)
+{
+    const hyp_tuning *tuning = &job->table->tuning;
+#if defined(__GNUC__)
+    const uint8_t *next = p->weight->panels + end * hyp_panel_bytes(p->weight->type, p->weight->cols);
+    for (size_t i = 0; i < tuning->ahead; i += tuning->line) __builtin_prefetch(next + i, 0, 2);
+#else
+    (void)tuning, (void)p, (void)end;
+#endif
+}
+
 static void linear_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     const linear_job *job = arg;
@@ -103,7 +115,10 @@ static void linear_task(void *arg, size_t begin, size_t end, size_t worker)
     for (size_t i = 0; i < job->n && first < end; ++i) {
         const size_t panels = panels_of(job->products[i].weight);
         const size_t from = begin > first ? begin - first : 0, to = end - first < panels ? end - first : panels;
-        if (from < to) multiply(job, &job->products[i], from, to);
+        if (from < to) {
+            if (to < panels) prefetch_after(job, &job->products[i], to);
+            multiply(job, &job->products[i], from, to);
+        }
         first += panels;
     }
 }
@@ -130,6 +145,8 @@ int hyp_linear(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, c
     /* A panel's work: its bytes, times the tokens that do not hide behind reading them. */
     const size_t work = bytes / panels * (1 + m / 4) + 1, tasks = api->size(team) * TASKS_A_THREAD;
     const size_t enough = (TASK_WORK + work - 1) / work, even = (panels + tasks - 1) / tasks;
-    const size_t grain = enough > even ? enough : even;
+    const size_t share = (panels + api->size(team) - 1) / api->size(team); /* no cut leaves a thread without work */
+    const size_t cut = t->tuning.panels < share ? t->tuning.panels : share, by_size = enough > even ? enough : even;
+    const size_t grain = t->tuning.panels ? cut : by_size;
     return api->run(team, linear_task, &job, panels, grain + grain % 2); /* kernels take panels in pairs */
 }
