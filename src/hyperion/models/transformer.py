@@ -665,11 +665,9 @@ class Transformer:
         self._check_open()
         with self._lock:
             assert self._weights is not None
-            hardware = self._tuning.hardware() or [None, None]
-            used = self._weights.used
-            return CacheStats(
-                **used, evictions=used["misses"], hardware_references=hardware[0], hardware_misses=hardware[1]
-            )
+            hardware, used = self._tuning.hardware(), self._weights.used
+            references, misses = hardware if hardware is not None else (None, None)
+            return CacheStats(**used, evictions=used["misses"], hardware_references=references, hardware_misses=misses)
 
     def optimize_memory_layout(self) -> LayoutChange:
         """Move pinned weights to huge-page advised memory in the order of execution, and lay the stream out anew.
