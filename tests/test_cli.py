@@ -331,3 +331,19 @@ def test_run_reports_what_bounds_it(capsys, tmp_path):
     assert main([*RUN, "-q"]) == 0
     assert capsys.readouterr().out == text
     assert ".csv" in refused(capsys, *RUN, "--report", tmp_path / "r.csv")
+
+
+def test_quantize_says_what_it_saves_and_costs(capsys, shared, tmp_path):
+    source = shared / "models" / "shakespeare" / "shakespeare-f16.gguf"
+    text = tmp_path / "text.txt"
+    text.write_text("ROMEO:\nBut soft, what light through yonder window breaks?\nIt is the east, and Juliet is the sun.\n" * 4)
+    target = tmp_path / "small.hyperion"
+    assert main(["quantize", str(source), str(target), "--type", "q4_0", "--text", str(text), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["tensor_bytes"] < 0.4 * figures["source_bytes"]
+    assert figures["file_bytes"] == target.stat().st_size
+    assert figures["after"]["perplexity"] == pytest.approx(figures["before"]["perplexity"], rel=0.1)
+    assert figures["after"]["perplexity"] != figures["before"]["perplexity"]
+    assert main(["quantize", str(source), str(target), "--method", "mse"]) == 0
+    assert "weights:" in capsys.readouterr().out
+    assert "exclude each other" in refused(capsys, "quantize", source, target, "--type", "q4_0", "--mixed", "ffn=int4")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import hyperion
-from hyperion.cli import bench, chat, convert, inspect, perplexity, plan, prune, run, tokenize
+from hyperion.cli import bench, chat, convert, inspect, perplexity, plan, prune, quantize, run, tokenize
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -14,5 +14,5 @@ def app() -> None:
     """Run language models in the memory you have."""
 
 
-for module in (run, chat, plan, inspect, tokenize, convert, prune, perplexity, bench):
+for module in (run, chat, plan, inspect, tokenize, convert, quantize, prune, perplexity, bench):
     app.add_command(module.command)
