@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import compare, floor, kernels, pool, quantize, sparse, startup, streaming
+from benchmarks import compare, dense, floor, kernels, pool, quantize, sparse, startup, streaming
 
-COMMANDS = (compare, floor, kernels, pool, quantize, sparse, startup, streaming)
+COMMANDS = (compare, dense, floor, kernels, pool, quantize, sparse, startup, streaming)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hyperion
+from benchmarks import dense as dense_benchmark
+from benchmarks import machine
 from hyperion import errors
 from hyperion._kernels import dispatch
 from hyperion.dense import convolution
@@ -175,3 +177,23 @@ def test_rms_norm(level):
         hyperion.rms_norm(x, w[:96])
     with pytest.raises(wrong, match="overlaps weight"):
         hyperion.rms_norm(x[0, :1], w, w[np.newaxis])
+
+
+def test_the_benchmark_s_table_names_every_measure():
+    data = {
+        "machine": machine.describe(),
+        "groups": [
+            {"what": "product 8³", "threads": 1, "base": "NumPy", "work": 1024, "seconds": {"NumPy": [2.0, 4.0], "hyperion": [1.0, 2.0]}},
+            {"what": "prompt of 256 tokens", "threads": 2, "base": "as opened", "work": 256,
+             "seconds": {"as opened": [1.0, 1.0], "ATTENTION off": [2.0, 2.0]}},
+        ],
+    }  # fmt: skip
+    table = dense_benchmark.markdown(data)
+    assert "| product 8³ | 1 | hyperion | 7.68e-07 ± 17% | 2 × |" in table
+    assert "| prompt of 256 tokens | 2 | ATTENTION off | 128 ± 0% | 0.5 × |" in table
+
+
+def test_the_benchmark_measures_every_piece_of_work():
+    todo = {**dense_benchmark.products(16, 1), "relu": dense_benchmark.activations(1)["relu"]["hyperion"]}
+    seconds = dense_benchmark.measure(todo, 2, 0.0)
+    assert seconds.keys() == todo.keys() and all(len(times) == 2 and min(times) > 0 for times in seconds.values())
