@@ -23,7 +23,7 @@ from .errors import (
 if TYPE_CHECKING:  # what a type checker sees of _LAZY
     from .config import Config, ConfigEntry, ConfigType, get_config_value, load_config, set_config_value
     from .cpu import SIMDCapabilities, get_simd_capabilities
-    from .dense import (
+    from .dense import (  # type: ignore[no-redef]  # the module of that name
         CacheConfig,
         conv1d,
         conv2d,

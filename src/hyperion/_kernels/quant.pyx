@@ -339,7 +339,7 @@ def sparse_offsets(type, counts):
 
 
 def sparsify(PackedMatrix packed not None, keep, out=None):
-    cdef size_t p, panels, blocks, panel = hyp_panel_bytes(packed.weight.type, packed.weight.cols)
+    cdef size_t p, panels, panel = hyp_panel_bytes(packed.weight.type, packed.weight.cols)
     kind = packed.type
     if packed.sparse or not kind.can_be_sparse or packed.cols > 32 * HYP_SPARSE_BLOCKS:
         raise InvalidArgumentError(f"{packed!r} cannot be made sparse")

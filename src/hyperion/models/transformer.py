@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -46,6 +46,9 @@ from hyperion.scheduling.forward import ForwardScheduler
 from hyperion.scheduling.layers import LayerScheduler
 from hyperion.scheduling.plan import MemoryPlan, ModelSizes, make_plan, pin_plan, smallest_budget
 from hyperion.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Transformer"]
 
@@ -714,7 +717,7 @@ class Transformer:
             self.budget.close()
             self.runtime = self.team = None  # type: ignore[assignment]  # the threads end here, not when garbage is collected
 
-    def __enter__(self) -> Transformer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
