@@ -9,14 +9,15 @@ import typing
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import hyperion
 from hyperion import ConfigEntry, ConfigType, FormatError, InvalidArgumentError
+from hyperion.config import toml
 from hyperion.config.text import parse, render
 
-KINDS = ["toml", "json", "conf"] if sys.version_info >= (3, 11) else ["json", "conf"]
+KINDS = ["toml", "json", "conf"]
 
 WORDS = st.from_regex(r"[a-zA-Z_äß-][a-zA-Z0-9_-]{0,5}", fullmatch=True)
 KEYS = st.lists(WORDS, min_size=1, max_size=4).map(".".join)
@@ -110,8 +111,6 @@ def test_a_key_is_a_value_or_a_table():
 
 @given(entries=st.dictionaries(KEYS, VALUES, max_size=6), kind=st.sampled_from(["toml", "json", "lines"]))
 def test_what_is_rendered_is_parsed(entries, kind):
-    if kind == "toml" and sys.version_info < (3, 11):
-        return
     config = configuration(entries)
     flat = {e.key: e.value for e in config}
     found = dict(parse(kind, render(kind, flat)))
@@ -165,8 +164,6 @@ def test_lines():
     ],
 )  # fmt: skip
 def test_a_text_that_is_no_configuration_is_refused(tmp_path, kind, text):
-    if kind not in KINDS:
-        pytest.skip("nothing reads TOML here")
     path = tmp_path / f"bad.{kind}"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(FormatError, match=r"bad\."):
@@ -186,9 +183,10 @@ def test_files_that_do_not_serve(tmp_path, monkeypatch):
     config = hyperion.Config([ConfigEntry(key="a", value=math.inf)])
     with pytest.raises(InvalidArgumentError, match="cannot hold"):
         config.save(tmp_path / "a.json")
-    monkeypatch.setitem(sys.modules, "tomllib", None)
-    monkeypatch.setitem(sys.modules, "tomli", None)
+    monkeypatch.setitem(sys.modules, "tomllib", None)  # as before Python 3.11
     (tmp_path / "a.toml").write_text("a = 1")
+    assert hyperion.load_config(tmp_path / "a.toml").get("a") == 1
+    (tmp_path / "a.toml").write_text('a = """\nx"""')
     with pytest.raises(hyperion.UnsupportedError, match=r"3\.11"):
         hyperion.load_config(tmp_path / "a.toml")
     assert hyperion.list_dir(tmp_path) == ["a.toml", "model.conf"]
@@ -197,6 +195,64 @@ def test_files_that_do_not_serve(tmp_path, monkeypatch):
 def test_a_file_with_a_byte_order_mark_and_nulls(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"a": None, "b": [], "c": {"d": 1}}).encode())
     assert [(e.key, e.value) for e in hyperion.load_config(tmp_path / "a.json")] == [("c.d", 1)]
+
+
+# ---- TOML before Python 3.11 ---------------------------------------------------------------------------------
+
+PLAIN = """
+# plain
+a = 1 # one
+"quoted key" = 0x1F
+'b' . c = [1, 2.5, [ "x", 'y\\z' ],
+  # in between
+  {k = true, "l.m" = {}, n.o = 1_000},
+]
+[t]
+f = 6.02e23
+g = -inf
+s = "\\u00e9 \\U0001F600 \\t \\" \\\\"
+[t.u."v w"]
+x = []
+[t.u]
+y = 0.5
+"""
+
+TOML_WORDS = ["a", "b", '"a"', "'c d'", ".", "=", "[", "]", "{", "}", ",", "\n", "\n", " ", "1", "-0", "+1_0", "01", "1.", "0xf", "0b12", "1e5",
+              "1e+1_0", "true", "True", "inf", "-nan", '"x\\n"', '"\\q"', '"\\ud800"', "'", '"', "#", "[[", "]]", "a=1", "a.b=2", "[a]", "[a.b]", "\r\n",
+              "\x00", "é", "1979-05-27", "_"]  # fmt: skip
+
+
+def test_plain_toml_is_read_as_others_read_it():
+    tomllib = pytest.importorskip("tomllib")
+    assert toml.loads(PLAIN) == tomllib.loads(PLAIN)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(TOML_WORDS), max_size=14).map("".join))
+@example("a.b=1\n[a]\n")
+@example("[a]\n[a]\n")
+@example("[a.b]\n[a]\nb.c=1")
+@example("a={b=1}\na.c=1\n")
+@example("a={b=1}\n[a]\n")
+@example("a=[{b=1}]\n[a.b]\n")
+@example("[a]\nb.c=1\n[a.b]\n")
+@example("[a.b.c]\n[a]\nb.d=1\n")
+@example("a={b.c=1,b.d=2}")
+@example("a={b=1,}")
+@example("a=1 b=2")
+def test_any_toml_is_read_or_refused_as_others_do(text):
+    tomllib = pytest.importorskip("tomllib")
+    try:
+        expected = tomllib.loads(text)
+    except ValueError:
+        expected = None
+    try:
+        found = toml.loads(text)
+    except hyperion.UnsupportedError:
+        return
+    except ValueError:
+        found = None
+    assert repr(found) == repr(expected)
 
 
 # ---- every configuration class --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from hyperion.config.text import KEY, Value, flatten, kind_of, nest, parse, render, toml_reader
+from hyperion.config.text import KEY, Value, flatten, kind_of, nest, parse, render
 from hyperion.errors import FormatError, HyperionError, InvalidArgumentError
 from hyperion.io import read_file, write_file
 
@@ -269,7 +269,8 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     ----------
     path : str or PathLike
         The suffix says what it holds: ``.toml``; ``.json``; ``.conf``, ``.cfg``, ``.ini``, ``.txt`` or none for lines
-        ``key = value``. TOML before Python 3.11 needs the package `tomli`. A null in JSON is a key that is not there.
+        ``key = value``. Before Python 3.11 TOML has no strings of several lines and no arrays of tables. A null in JSON is a key
+        that is not there.
 
     Returns
     -------
@@ -282,11 +283,9 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     HyperionIOError
         If it cannot be read.
     UnsupportedError
-        For TOML where nothing can read it.
+        For TOML that this Python cannot read.
     """
     kind, source = kind_of(path), os.fspath(path)
-    if kind == "toml":
-        toml_reader()
     size = os.stat(path).st_size if os.path.isfile(path) else 0
     if size > MAX_BYTES:
         raise FormatError(f"{source} has {size} bytes: a configuration file has at most {MAX_BYTES}", path=source)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperion.errors import InvalidArgumentError, UnsupportedError
+from hyperion.errors import InvalidArgumentError
 
 __all__ = ["KEY", "flatten", "kind_of", "nest", "parse", "render"]
 
@@ -37,7 +37,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 def parse(kind: str, text: str) -> Iterator[tuple[str, Any]]:
     """Keys and values of a text; ValueError, TypeError or RecursionError if it is none of that kind."""
-    return _read_lines(text) if kind == "lines" else flatten("", toml_reader()(text) if kind == "toml" else _read_json(text))
+    return _read_lines(text) if kind == "lines" else flatten("", _read_toml(text) if kind == "toml" else _read_json(text))
 
 
 def render(kind: str, flat: Mapping[str, Value]) -> str:
@@ -91,16 +91,12 @@ def _as_array(table: dict[str, Any]) -> Any:
 # ---- The kinds of files ----------------------------------------------------------------------------------
 
 
-def toml_reader() -> Any:
-    """The function that reads TOML here."""
+def _read_toml(text: str) -> dict[str, Any]:
     try:
         import tomllib as reader  # Python 3.11
     except ImportError:
-        try:
-            import tomli as reader  # type: ignore[no-redef,import-not-found,unused-ignore]
-        except ImportError:
-            raise UnsupportedError("reading TOML needs Python 3.11 or the package tomli; JSON and key = value do not") from None
-    return reader.loads
+        from hyperion.config import toml as reader  # type: ignore[no-redef]
+    return reader.loads(text)
 
 
 def _read_json(text: str) -> dict[str, Any]:
