@@ -150,7 +150,6 @@ if TYPE_CHECKING:  # what a type checker sees of _LAZY
     from .models.mixed import MixedPrecisionConfig, Precision, init_mixed_precision_config
     from .models.prune import PruneConfig, PrunedTensor, PruneMethod, init_prune_config
     from .models.tuning import CacheStats, LayoutChange, SIMDOpType
-    from .models.prune import PruneConfig, PruneMethod, PrunedTensor, init_prune_config
     from .performance import OptimizationImpact, PerformanceAnalysis, PerformanceConfig, PerformanceMetrics
     from .quantization import QuantizationConfig, QuantizedTensor
     from .scheduling import (
