@@ -562,7 +562,9 @@ def test_products(strategy, dtype, columns):
     a = values((301, 97), dtype)
     b = values((97,) if columns is None else (97, columns), np.float32, 1)
     expected = a.astype(np.float64) @ b.astype(np.float64)
-    with tensor_of(a, strategy) as tensor:
+    with tensor_of(a, strategy) as tensor, tensor_of(a, "STATIC") as other:
+        if dtype != "float64":
+            np.testing.assert_array_equal(tensor @ b, other @ b)
         np.testing.assert_allclose(tensor @ b, expected, rtol=TOLERANCE[dtype], atol=100 * TOLERANCE[dtype])
         with Tensor(expected.shape, dtype, config("STREAMING")) as out:
             assert tensor.matmul(Tensor.wrap(b), out) is out

@@ -1,8 +1,8 @@
 """In-place operations, reductions and products of tensors, a part that is in memory at a time.
 
 Elementwise results, norms and sums do not depend on the strategy: an element or a row is computed the same way wherever the
-window is, and sums add segments of fixed places. Activations of float32 are those of :mod:`hyperion.dense`, on several
-threads; float16 is computed in float32, float64 in NumPy.
+window is, and sums add segments of fixed places. Activations and products of float32 are those of :mod:`hyperion.dense`, on
+several threads; float16 is computed in float32, float64 in NumPy.
 """
 
 from __future__ import annotations
@@ -410,13 +410,14 @@ def _multiply_rows(tensor: Tensor, right: np.ndarray, wide: np.dtype[Any], out: 
     if not width:
         out.fill(0)
         return
+    product: Any = dense.matmul if wide == np.float32 else np.matmul
     longest = columns if tensor.dtype.numpy == wide else max(width, columns)
     step = max(SEGMENT * 16 // max(longest, 1), 16)  # rows whose result (and conversion) are temporaries
     for start, block in tensor.blocks(multiple=width):
         rows = block.reshape(-1, width)
         for at in range(0, len(rows), step):
             first = start // width + at
-            result = rows[at : at + step].astype(wide, copy=False) @ right
+            result = product(rows[at : at + step].astype(wide, copy=False), right)
             if streamed:
                 out.stream(result.astype(tensor.dtype.numpy, copy=False), first * columns * tensor.dtype.numpy.itemsize)
             else:

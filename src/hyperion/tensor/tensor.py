@@ -125,7 +125,7 @@ class Tensor(Elements):
         Returns
         -------
         ndarray or Tensor
-            `out`, or a new array.
+            `out`, or a new array: the same bits for every strategy, unless it is float64.
         """
         self._check_open()
         with self._locked(out):
