@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import compare, dense, floor, kernels, pool, quantize, sparse, startup, streaming
+from benchmarks import (
+    compare,
+    dense,
+    floor,
+    kernels,
+    pool,
+    pruned,
+    quantize,
+    sparse,
+    startup,
+    streaming,
+    variants,
+)
 
-COMMANDS = (compare, dense, floor, kernels, pool, quantize, sparse, startup, streaming)
+COMMANDS = (compare, dense, floor, kernels, pool, pruned, quantize, sparse, startup, streaming, variants)
 
 
 def main(argv: list[str] | None = None) -> int:

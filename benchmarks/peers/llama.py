@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 from benchmarks.peers.worker import peak_memory, serve, token_ids
 
 state: dict = {}
@@ -84,10 +86,37 @@ def logits(tokens: int) -> list[float]:
     return [float(row[i]) for i in range(state["vocab"])]
 
 
+def version() -> str:
+    """Of llama-cpp-python; an error where there is none."""
+    import llama_cpp as lib
+
+    return lib.__version__
+
+
+def loss(ids: list[int]) -> float:
+    """Negative log-likelihood of every token of a sequence after its first."""
+    lib, n = state["lib"], len(ids)
+    batch = lib.llama_batch_init(n, 0, 1)
+    try:
+        batch.n_tokens = n
+        for i, token in enumerate(ids):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, 1
+        clear()
+        status = lib.llama_decode(state["context"], batch)
+        if status:
+            raise RuntimeError(f"llama_decode returned {status}")
+        rows = np.ctypeslib.as_array(lib.llama_get_logits(state["context"]), (n, state["vocab"])).astype(np.float64)
+    finally:
+        lib.llama_batch_free(batch)
+    top = rows.max(axis=1)
+    total = top + np.log(np.exp(rows - top[:, None]).sum(axis=1))
+    return float((total[:-1] - rows[np.arange(n - 1), ids[1:]]).sum())
+
+
 def memory() -> int | None:
     """Growth of the largest resident set since before loading; mapped pages of the file count."""
     return None if state["hwm"] is None else peak_memory() - state["hwm"]
 
 
 if __name__ == "__main__":
-    serve({"load": load, "prefill": prefill, "decode": decode, "logits": logits, "memory": memory})
+    serve({"load": load, "prefill": prefill, "decode": decode, "logits": logits, "loss": loss, "memory": memory, "version": version})

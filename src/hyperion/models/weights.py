@@ -56,7 +56,7 @@ def _matrix_size(role: str, info: TensorInfo, rows: int, cols: int) -> MatrixSiz
         raise UnsupportedError(f"tensor {info.name!r} has type {info.type_name}; supported: {known}", tensor=info.name)
     if info.offsets is None:
         return MatrixSize(role, info.type, rows, cols, TYPES[info.type].panel_bytes(cols))
-    if role == "embedding":
+    if role == "embedding" or info.name == "token_embd.weight":  # a head may be the embedding
         raise UnsupportedError(f"tensor {info.name!r} of {info.path!r}: an embedding cannot be block-sparse", tensor=info.name)
     largest = max(1, int(np.diff(info.offsets).max()))
     return MatrixSize(role, info.type, rows, cols, largest, info.offsets)
@@ -373,7 +373,7 @@ class ModelWeights:
         """What a run of each layer takes from memory, and what from the stream."""
         self.uses = []
         for matrices, size in zip(layers, self.sizes, strict=True):
-            pinned = sum(-(-m.pinned_rows // PANEL) * s.panel_bytes for m, s in zip(matrices.values(), size.matrices, strict=True))
+            pinned = sum(s.span(0, -(-m.pinned_rows // PANEL)) for m, s in zip(matrices.values(), size.matrices, strict=True))
             self.uses.append(
                 WeightUse(
                     hits=sum(m.pinned_rows > 0 for m in matrices.values()),

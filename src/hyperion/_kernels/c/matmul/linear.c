@@ -94,19 +94,19 @@ static void multiply(const linear_job *job, const hyp_product *p, size_t begin, 
         job->table->mul[w->type](panels, rows, w->cols, job->act, job->m, p->out + row, p->ldo);
 }
 
-/* Items are the panels of all products, one after another. */
 /* Ask for what follows panels [.., end): the thread that takes it finds its beginning in the shared cache. */
 static void prefetch_after(const linear_job *job, const hyp_product *p, size_t end)
 {
     const hyp_tuning *tuning = &job->table->tuning;
 #if defined(__GNUC__)
-    const uint8_t *next = p->weight->panels + end * hyp_panel_bytes(p->weight->type, p->weight->cols);
+    const uint8_t *next = p->weight->panels + hyp_weight_bytes(p->weight, 0, end);
     for (size_t i = 0; i < tuning->ahead; i += tuning->line) __builtin_prefetch(next + i, 0, 2);
 #else
     (void)tuning, (void)p, (void)end;
 #endif
 }
 
+/* Items are the panels of all products, one after another. */
 static void linear_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     const linear_job *job = arg;

@@ -24,7 +24,7 @@ HYP_INLINE void ymm_sparse_groups(int type, const hyp_sparse_panel *s, size_t n_
     HYP_ALIGN64 float acc[YMM_GROUPS * HYP_ACT_TILE][HYP_PANEL];
     HYP_ALIGN64 hyp_ymm_half tile[YMM_K_BLOCKS][2];
     const size_t bytes = HYP_PANEL * hyp_block_bytes(type), group_bytes = blocks * YMM_TILE_RECORD;
-    memset(acc, 0, m * sizeof acc[0]);
+    memset(acc, 0, (m + 3) / 4 * 4 * sizeof acc[0]);
     for (size_t j = 0; j < s->n; j += YMM_K_BLOCKS) {
         const size_t n = s->n - j < YMM_K_BLOCKS ? s->n - j : YMM_K_BLOCKS;
         ymm_unpack_tile(type, s->records + j * bytes, n, tile);
