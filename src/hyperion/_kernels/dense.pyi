@@ -1,6 +1,6 @@
 from numpy import float32, int64
 from numpy.typing import NDArray
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from hyperion._kernels.threads import Team
 
@@ -13,6 +13,7 @@ def softmax(
     team: Team, x: NDArray[float32], out: NDArray[float32], buffer: Buffer | None, level: str | None = None
 ) -> None: ...
 
+@disjoint_base
 class Blocks:
     def __new__(cls, rows: int, depth: int, super_rows: int, cols: int, ahead: int, line: int) -> Blocks: ...
 
