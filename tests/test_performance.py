@@ -19,7 +19,7 @@ from scipy import stats
 import hyperion
 from hyperion import InvalidArgumentError, PerformanceConfig, PerformanceMetrics, cpu_counters
 from hyperion.cli.common import model_path
-from hyperion.performance import Bound, analysis, process
+from hyperion.performance import Bound, analysis
 from hyperion.performance.advice import diagnose, recommend
 
 PROC = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the system does not tell the resident set")
@@ -152,10 +152,10 @@ def events(monkeypatch, *readings):
         os.close(into)
         return out
 
-    monkeypatch.setattr(process, "_open_event", open_event)
-    monkeypatch.setattr(process.os, "listdir", lambda path: ["1", "2"])
-    monkeypatch.setattr(process.sys, "platform", "linux")
-    monkeypatch.setattr(process.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu_counters, "_open_event", open_event)
+    monkeypatch.setattr(cpu_counters.os, "listdir", lambda path: ["1", "2"])
+    monkeypatch.setattr(cpu_counters.sys, "platform", "linux")
+    monkeypatch.setattr(cpu_counters.platform, "machine", lambda: "x86_64")
 
 
 def test_hits_are_accesses_that_did_not_miss(monkeypatch):

@@ -40,9 +40,9 @@ def cached_bytes(path):
 
 def ring_of(path, io, slots=4):
     file = stream.File(path)
-    size = stream.piece_buffer_bytes(F32, ROWS, COLS)
+    size = stream.piece_buffer_bytes(PIECE)
     memory = allocate(MemoryBudget(None, name="test"), "ring", slots * size)
-    pieces = [(f"piece {i}", file, i * PIECE, F32, ROWS, COLS, False, i, 0, None) for i in range(PIECES)]
+    pieces = [(f"piece {i}", file, i * PIECE, F32, ROWS, COLS, False, i, 0, None, None) for i in range(PIECES)]
     return stream.Ring(pieces, memory, slots, size, slots - 1, io)
 
 

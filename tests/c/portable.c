@@ -68,7 +68,7 @@ static int check(const hyp_table *t, int type)
         failed |= hyp_dequantize_panel_row(type, packed + r / 16 * panel, r % 16, cols, wide);
         weights = hash(wide, cols * 4, weights);
     }
-    const hyp_weight w = {type, ROWS, cols, packed};
+    const hyp_weight w = {type, ROWS, cols, packed, NULL};
     hyp_product product = {&w, out, ROWS};
     failed |= hyp_act_pack(t, NULL, NULL, type, x, cols, TOKENS, cols, act);
     failed |= hyp_linear(t, NULL, NULL, &product, 1, act, TOKENS);

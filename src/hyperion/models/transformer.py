@@ -99,6 +99,7 @@ class Transformer:
         self._reserved: dict[str, Reservation] = {}
         self._kv_reservation: Reservation | None = None
         self._spool: SpoolFile | None = None
+        self._tuning: Any = None  # EngineTuning while the model is open
         self.scheduler: Any = None
         self.path = os.fspath(path)
         self.threads = _thread_count(threads)
@@ -710,7 +711,9 @@ class Transformer:
                 reservation.release()
             if self._kv_reservation is not None:
                 self._kv_reservation.release()
-            self._tuning.close()
+            if self._tuning is not None:
+                self._tuning.close()
+                self._tuning = None
             self.container.close()
             if self._spool is not None:
                 self._spool.discard()
