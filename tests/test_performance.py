@@ -3,6 +3,7 @@
 import builtins
 import json
 import math
+import mmap
 import os
 import re
 import struct
@@ -122,14 +123,21 @@ def test_a_model_adds_what_its_passes_read():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="perf_event_open is Linux's")
+def touch_new_pages():
+    """Fault in pages that no allocator has kept from before."""
+    with mmap.mmap(-1, 8 << 20) as pages:
+        for at in range(0, len(pages), mmap.PAGESIZE):
+            pages[at] = 1
+
+
 def test_events_of_all_threads_are_counted():
     page_faults = cpu_counters.CacheCounters(((1, 2), (1, 2)))
     if not page_faults.available:
         pytest.skip("the kernel refuses even software events here")
-    np.ones(8 << 20, np.uint8)
+    touch_new_pages()
     own, _ = page_faults.read()
     assert own > 0
-    thread = threading.Thread(target=lambda: np.ones(8 << 20, np.uint8).sum())
+    thread = threading.Thread(target=touch_new_pages)
     thread.start()
     thread.join()
     both, _ = page_faults.read()
