@@ -122,7 +122,6 @@ def test_a_model_adds_what_its_passes_read():
 # ---- counters of the processor -------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="perf_event_open is Linux's")
 def touch_new_pages():
     """Fault in pages that no allocator has kept from before."""
     with mmap.mmap(-1, 8 << 20) as pages:
@@ -130,6 +129,7 @@ def touch_new_pages():
             pages[at] = 1
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="perf_event_open is Linux's")
 def test_events_of_all_threads_are_counted():
     page_faults = cpu_counters.CacheCounters(((1, 2), (1, 2)))
     if not page_faults.available:
