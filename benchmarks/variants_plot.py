@@ -24,16 +24,7 @@ def draw(data: dict[str, Any], folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(10, 7))
-    rows = data["rows"]
-    speed = [report.median(r["tokens_per_second"]) for r in rows]
-    points = axis.scatter([r["file_bytes"] / 1e6 for r in rows], [r["perplexity"] for r in rows], c=speed, s=60, cmap="viridis")
-    for r in rows:
-        axis.annotate(r["name"], (r["file_bytes"] / 1e6, r["perplexity"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
-    axis.set(xlabel="file, MB", ylabel="perplexity", yscale="log")
-    axis.grid(alpha=0.3, which="both")
-    figure.colorbar(points, label="tokens/s")
-    _save(figure, folder / "variants.png", plt)
+    _save(_draw_variants(data["rows"], plt), folder / "variants.png", plt)
 
     errors = data["errors"]
     figure, axes = plt.subplots(1, len(errors), figsize=(3.2 * len(errors), 5), sharey=True, squeeze=False)
@@ -50,3 +41,23 @@ def _save(figure: Any, path: Path, plt: Any) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _draw_variants(rows: list[dict[str, Any]], plt: Any) -> Any:
+    """Size against perplexity, the colour is the speed: whole models on the left, pruned ones, which cost more, on the right."""
+    pruned = [r for r in rows if "pruned" in r["name"]]
+    groups = [g for g in ([r for r in rows if r not in pruned], pruned) if g]
+    figure, axes = plt.subplots(1, len(groups), figsize=(7.5 * len(groups), 7), squeeze=False)
+    speeds = [report.median(r["tokens_per_second"]) for r in rows]
+    for axis, group in zip(axes[0], groups, strict=True):
+        x, y = [r["file_bytes"] / 1e6 for r in group], [r["perplexity"] for r in group]
+        speed = [report.median(r["tokens_per_second"]) for r in group]
+        points = axis.scatter(x, y, c=speed, s=60, cmap="viridis", vmin=min(speeds), vmax=max(speeds))
+        for i, (r, at) in enumerate(zip(group, zip(x, y, strict=True), strict=True), 1):  # numbers: the names would overlap
+            axis.annotate(str(i), at, xytext=(4, 4), textcoords="offset points", fontsize=8)
+            axis.scatter([], [], label=f"{i}  {r['name']}", s=0)
+        axis.set(xlabel="file, MB", ylabel="perplexity", yscale="log" if group is pruned else "linear")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize="small", loc="upper right", handlelength=0, handletextpad=0)
+    figure.colorbar(points, ax=axes[0][-1], label="tokens/s")
+    return figure
