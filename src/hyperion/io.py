@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
-import shutil
 import stat
 import weakref
 from collections.abc import Iterator
@@ -226,6 +224,8 @@ class AtomicFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], size: int = 0) -> None:
+        import shutil  # brings the compression libraries along: a process that only reads need not hold them
+
         self.path = os.path.realpath(os.fsdecode(os.fspath(path)))
         folder, name = os.path.split(self.path)
         with _telling("create", self.path):
@@ -235,7 +235,7 @@ class AtomicFile:
             if size > (free := shutil.disk_usage(folder).free):
                 raise OSError(errno.ENOSPC, f"{size} bytes are needed and the disk has {free} free")
             self.temporary = ""  # the name that has to be removed if nothing comes of it
-            self._hidden = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(6)}.partial")
+            self._hidden = os.path.join(folder, f".{name[:200]}.{os.urandom(6).hex()}.partial")
             self._fd = self._create(folder, 0o666 if mode is None else stat.S_IMODE(mode))
 
     def _create(self, folder: str, mode: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-import statistics
 import time
 from typing import Any
 
@@ -138,7 +137,7 @@ class CacheConfig:
                     matmul(a, a, out, cache=config, threads=threads, simd=simd)
                     if turn >= 0:
                         times.append(time.perf_counter() - start)
-            medians = [statistics.median(times) for times in seconds]
+            medians = [float(np.median(times)) for times in seconds]
             return settings[medians.index(min(medians))]
 
         default = cls()

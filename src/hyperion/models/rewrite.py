@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +49,8 @@ def rewrite(
 
 def _spool(path: str, folder: str | os.PathLike[str] | None) -> SpoolFile:
     if folder is None:
+        import tempfile
+
         beside = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
         folder = beside if os.access(beside, os.W_OK) else tempfile.gettempdir()
     return SpoolFile(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +38,8 @@ class Window:
     """
 
     def __init__(self, nbytes: int, size: int, directory: str | None, budget: MemoryBudget) -> None:
+        import tempfile  # brings random and the compression libraries along, which few processes need
+
         self.nbytes, self.size = nbytes, min(size, max(nbytes, 1))
         self.lock = threading.RLock()
         self.bytes_read = self.bytes_written = self.moves = 0
