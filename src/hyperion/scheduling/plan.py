@@ -34,8 +34,12 @@ SLOTS_IN_WEIGHTS = 256
 SLOT_SLACK = 8192
 """Direct reads start and end at multiples of the disk's block."""
 
-MAX_SLOT = 4 << 20
-"""The largest slot of the ring, in bytes."""
+MAX_SLOT = 2 << 20
+"""The largest slot of the ring, in bytes: with three of them in flight larger ones read no faster, and pinned weights do."""
+
+STREAM_CHUNK, STREAM_ROWS = 64, 16
+"""Prompt tokens of a pass, and rows of logits, that a streamed plan takes at most, unless a batch asks for more. A pass of so
+many computes longer than any but the slowest disk reads, so that more of them gain little, and pinned weights more."""
 
 RING_SHARE, CHUNK_SHARE, LOGITS_SHARE = 24, 40, 96
 """What a streamed plan gives to its buffers: one part in so many of what is above the smallest plan."""
@@ -250,7 +254,7 @@ def _pinned_bytes(sizes: ModelSizes, pinned: Sequence[Sequence[int]]) -> int:
 
 def _chunk(sizes: ModelSizes, batch: int, share: int) -> int:
     """The largest number of tokens in a pass whose scratch stays within a share of the budget."""
-    return next((c for c in CHUNKS if c > batch and sizes.scratch(c) - sizes.scratch(batch) <= share), batch)
+    return next((c for c in CHUNKS if STREAM_CHUNK >= c > batch and sizes.scratch(c) - sizes.scratch(batch) <= share), batch)
 
 
 def _logits_rows(sizes: ModelSizes, chunk: int, batch: int, share: int) -> int:
@@ -302,7 +306,7 @@ def _streamed(sizes: ModelSizes, budget: int, context: int, batch: int, least: M
     spare = budget - least.total
     few = max(batch, FEW)  # enough to verify a draft, even where it takes more than its share
     chunk = _chunk(sizes, batch, max(spare // CHUNK_SHARE, min(sizes.scratch(few), spare // FEW)))
-    rows = _logits_rows(sizes, chunk, batch, max(spare // LOGITS_SHARE, min(sizes.logits(few), spare // FEW)))
+    rows = _logits_rows(sizes, min(chunk, max(batch, STREAM_ROWS)), batch, max(spare // LOGITS_SHARE, min(sizes.logits(few), spare // FEW)))
     # the ring's share grows with the budget until its slots are as large as a disk likes
     slot = max(spare // RING_SHARE // SLOTS, min(GOOD_SLOT, spare // 2 // SLOTS, sizes.weights // SLOTS_IN_WEIGHTS))
     slot = max(least.slot_bytes, min(MAX_SLOT, _round_up(slot, PAGE)))
