@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..cpu import shared_team as team_of
 from ..errors import InvalidArgumentError, UnsupportedError
-from ..quantization import QuantizationConfig, QuantizedTensor, dequantize_tensor, quantize_tensor
-from . import arrays, structure
+from ..quantization import QuantizationConfig, QuantizedTensor, quantize_tensor
+from . import arrays, codes, structure
 from .config import LARGEST_BLOCK, SparseFormat, block_size_of, format_of
 from .stores import Rows, Store
 
@@ -131,7 +131,13 @@ class SparseMatrix:
 
     @property
     def data(self) -> NDArray[np.float32] | QuantizedTensor:
-        """The values [n], or the blocks [n, height, width]: a read-only view, or the quantized tensor."""
+        """The values [n], or the blocks [n, height, width]: a read-only view, or the quantized tensor.
+
+        Raises
+        ------
+        UnsupportedError
+            For the transpose of quantized blocks whose scales do not turn with them: those of groups along rows.
+        """
         values = self._layout().values
         return values if isinstance(values, QuantizedTensor) else _view(values)
 
@@ -160,31 +166,37 @@ class SparseMatrix:
         Raises
         ------
         UnsupportedError
-            If the values are quantized, or there are too many for 32 bits.
+            If there are too many values for 32 bits, or quantized ones of different scales would come to share one.
+
+        Notes
+        -----
+        Quantized values keep their codes and are never quantized again. One scale for all goes with any layout; one for each
+        block stays with blocks that are turned or cut into smaller ones; groups must come to lie on values that shared a
+        scale before. Where blocks have places without a value, a code must stand for 0: always so if symmetric.
         """
         kind, team = format_of(format), team_of(None)
         if block_size is not None and kind is not SparseFormat.BSR:
             raise InvalidArgumentError(f"{kind.name} has no blocks, block_size was {block_size!r}")
         if kind is self.format and block_size is None:
             return self
-        if kind is SparseFormat.BSR:
-            side = block_size_of(16 if block_size is None else block_size)
-            if self.format is kind and self.block_shape == (side, side):
-                return self
-            rows = structure.to_rows(self._store, team)
-            if self._transposed and isinstance(self._store, Rows):
-                rows = rows.turned(team)  # type: ignore[assignment]
-                return self._of(structure.to_blocks(rows, (side, side), team), False, self.enable_simd)
-            return self._of(structure.to_blocks(rows, (side, side), team), self._transposed, self.enable_simd)
-        store, by_columns = structure.to_rows(self._store, team), kind is SparseFormat.CSC
+        side = block_size_of(16 if block_size is None else block_size)
+        if kind is self.format and self.block_shape == (side, side):
+            return self
+        store, by_columns, q = self._store, kind is SparseFormat.CSC, self._store.quantized
+        if q is not None:  # conversions carry the places of the codes
+            store = store.with_values(codes.places_of(q, drop_zeros=not isinstance(store, Rows)))
+        if kind is SparseFormat.BSR:  # codes are turned here, as blocks of them may not turn later
+            by_columns = self._transposed and not isinstance(store, Rows) and q is None
+        rows = structure.to_rows(store, team)
         if by_columns != self._transposed:
-            store = store.turned(team)  # type: ignore[assignment]
+            rows = rows.turned(team)  # type: ignore[assignment]
+        store = structure.to_blocks(rows, (side, side), team) if kind is SparseFormat.BSR else rows
+        if q is not None:
+            store = store.with_values(codes.moved(q, store.values, team))
         return self._of(store, by_columns, self.enable_simd)
 
     def to_dense(self, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """All values as a float32 array of the matrix's shape, in `out` if given; quantized ones are expanded."""
-        if self._store.quantized is not None:
-            return self.dequantized().to_dense(out)
         if out is None:
             out = arrays.new(self.shape, np.float32, "dense matrix")
         else:
@@ -234,7 +246,9 @@ class SparseMatrix:
             If the values are quantized already, or values that share a scale would not follow each other.
         """
         store = self._store
-        values = store.floats()
+        if store.quantized is not None:
+            raise UnsupportedError("the values are quantized already: use dequantized() first, and lose what that loses")
+        values = store.values
         if config is None:
             config = QuantizationConfig(group_size=32) if isinstance(store, Rows) else QuantizationConfig(axis=0)
         elif not isinstance(config, QuantizationConfig):
@@ -246,12 +260,9 @@ class SparseMatrix:
 
     def dequantized(self) -> SparseMatrix:
         """The matrix with float32 values; itself if it has them already."""
-        store, q = self._store, self._store.quantized
-        if q is None:
+        if self._store.quantized is None:
             return self
-        values = dequantize_tensor(q, out=arrays.new(q.shape, np.float32))
-        plain = type(store)(store.shape, store.block, store.indptr, store.indices, values, store.owned)
-        return self._of(plain, self._transposed, self.enable_simd)
+        return self._of(self._store.expanded(), self._transposed, self.enable_simd)
 
     # ---- Products
 
@@ -282,12 +293,14 @@ class SparseMatrix:
         return f"SparseMatrix({self.shape}, {self.format.name}{block}, {self.nnz} values of {values}, density {self.density:.3g})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        layout = self._layout()
-        return _rebuild, (self.shape, self.format, np.array(layout.indptr), np.array(layout.indices), layout.values, self.enable_simd)
+        stored = self.T if self._transposed else self  # compressed rows or blocks, as they lie in memory
+        arrays_ = (np.array(stored.indptr), np.array(stored.indices), stored._store.values)
+        return _rebuild, (self._transposed, stored.shape, stored.format, *arrays_, self.enable_simd)
 
 
-def _rebuild(shape: tuple[int, int], format: SparseFormat, indptr: Array, indices: Array, data: Any, enable_simd: bool) -> SparseMatrix:
-    return SparseMatrix(shape, format, indptr, indices, data, enable_simd=enable_simd)
+def _rebuild(transposed: bool, shape: tuple[int, int], format: SparseFormat, *rest: Any) -> SparseMatrix:
+    matrix = SparseMatrix(shape, format, *rest[:-1], enable_simd=rest[-1])
+    return matrix.T if transposed else matrix
 
 
 def _view(array: Array) -> Array:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from .._kernels import sparse as kernels
 from .._kernels.threads import Team
 from ..cpu import shared_team as team_of
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, UnsupportedError
 from . import arrays, structure
 from .config import SparseFormat
 from .interop import from_scipy, is_scipy
@@ -55,16 +55,17 @@ def sparse_mat_mul(
     InvalidArgumentError
         If inner dimensions differ, neither is sparse, or `out` does not fit or overlaps an input.
     UnsupportedError
-        If quantized values would have to be sorted or multiplied with a sparse matrix: dequantize first.
+        If 32 bits cannot index the values of a sparse result.
     MemoryBudgetError, HyperionMemoryError
         If the result or what is needed on the way does not fit.
 
     Notes
     -----
     A result is one chain of multiply-adds in the order of the indices. Values that are not stored are not multiplied: a
-    NaN in the dense operand reaches those results whose row has a value there. From the second or third product on an owned matrix keeps its
+    NaN in the dense operand reaches those results whose row has a value there. From the second or third product on, an owned matrix keeps its
     values also in an order that makes products with many columns faster (about 5 bytes a value), and one that is multiplied
-    from the side on which it is not compressed keeps its transpose, both as far as the process's ledger permits.
+    from the side on which it is not compressed keeps its transpose, both as far as the process's ledger permits. Quantized
+    values are expanded to float32 for a product with a sparse matrix, and for one with blocks that cannot be turned as they are.
     """
     a, b = _operand(a), _operand(b)
     left, right = isinstance(a, SparseMatrix), isinstance(b, SparseMatrix)
@@ -115,17 +116,26 @@ def _multiply(store: Store, transposed: bool, x: Array, out: Array, team: Team, 
         elif isinstance(store, Rows) and (x.shape[1] < FEW_COLUMNS or store.quantized is not None):
             kernels.scatter(team, store.raw(), x, out, scratch.take, level)
         else:
-            turned = store.turned(team)
+            turned = _turned(store, team)
             kernels.multiply(team, turned.raw(), turned.tiles(x.shape[1], team), x, out, scratch.take, level)
+
+
+def _turned(store: Store, team: Team) -> Store:
+    """The transpose's rows; float32 for the time of this product where codes cannot be turned with their scales."""
+    try:
+        return store.turned(team)
+    except UnsupportedError:
+        if store.quantized is None:
+            raise
+        return store.expanded().turned(team)
 
 
 # ---- Sparse times sparse -----------------------------------------------------------------------------------
 
 
 def _rows_of(matrix: SparseMatrix) -> Rows:
-    rows = matrix.to_format(SparseFormat.CSR)._store
+    rows = matrix.dequantized().to_format(SparseFormat.CSR)._store
     assert isinstance(rows, Rows)
-    rows.floats()
     rows.guard()
     return rows
 
@@ -134,7 +144,7 @@ def _sparse_sparse(a: SparseMatrix, b: SparseMatrix, team: Team) -> SparseMatrix
     if a.shape[1] != b.shape[0]:
         raise InvalidArgumentError(f"{a.shape} times {b.shape}: the inner dimensions differ")
     if a.format is SparseFormat.CSC:  # columns of the product from columns: (b.T a.T).T
-        return _sparse_sparse(b.T.to_format(SparseFormat.CSR), a.T, team).T
+        return _sparse_sparse(b.T.dequantized().to_format(SparseFormat.CSR), a.T, team).T
     left, right = _rows_of(a), _rows_of(b)
     counts = np.zeros(left.shape[0], np.int32)
     with arrays.Scratch() as scratch:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .._kernels import sparse as kernels
 from .._kernels.threads import Team
-from ..errors import InvalidArgumentError, MemoryBudgetError, UnsupportedError
+from ..errors import InvalidArgumentError, MemoryBudgetError
 from ..quantization import QuantizedTensor
+from . import codes
 from .arrays import freeze, new
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Blocks", "Rows", "Store"]
 
@@ -73,31 +77,47 @@ class Store:
         q = self.quantized
         if q is None:
             return self.shape, self.block, self.indptr, self.indices, self.values, None
-        codes = q.codes, 4 if q.format == "int4" else 8, flat_group(q), q.scales.reshape(-1), q.zero_points  # type: ignore[union-attr]
-        return self.shape, self.block, self.indptr, self.indices, None, codes[:4] + (None if codes[4] is None else codes[4].reshape(-1),)
+        zeros = None if q.zero_points is None else q.zero_points.reshape(-1)
+        stored = q.codes, 4 if q.format == "int4" else 8, codes.flat_group(q), q.scales.reshape(-1), zeros  # type: ignore[union-attr]
+        return self.shape, self.block, self.indptr, self.indices, None, stored
 
     def guard(self) -> None:
         """Raise if others changed the structure so that it no longer is one."""
         if not self.owned and not kernels.is_safe(self.indptr, self.indices, self.major, self.minor):
             raise InvalidArgumentError("the arrays that this sparse matrix shares were changed: indices are out of range")
 
-    def floats(self) -> Array:
-        """The values as float32; raises UnsupportedError where they are codes."""
-        if self.quantized is not None:
-            raise UnsupportedError("a quantized sparse matrix must be dequantized() for this")
-        return self.values
+    def with_values(self, values: Values) -> Self:
+        """The same structure with other values."""
+        return type(self)(self.shape, self.block, self.indptr, self.indices, values, self.owned)
+
+    def expanded(self) -> Self:
+        """This with float32 values; itself if it has them."""
+        q = self.quantized
+        return self if q is None else self.with_values(q.dequantize(new(q.shape, np.float32)))
 
     def turned(self, team: Team) -> Store:
-        """The transpose stored by its own rows; kept if this is owned."""
+        """The transpose stored by its own rows; kept if this is owned.
+
+        Raises
+        ------
+        UnsupportedError
+            If codes of different scales would have to share one.
+        """
         if self._turned is not None:
             return self._turned
         self.guard()
-        turned = self._turn(team)
+        q = self.quantized
+        if q is None:
+            turned = self._turn(team)
+        else:
+            turned = self.with_values(codes.places_of(q))._turn(team)
+            turned = turned.with_values(codes.moved(q, turned.values, team))
         if self.owned:
             self._turned = turned
         return turned
 
     def _turn(self, team: Team) -> Store:
+        """The transpose of values of four bytes."""
         raise NotImplementedError
 
     def tiles(self, columns: int, team: Team) -> tuple[Any, ...] | None:
@@ -112,7 +132,7 @@ class Rows(Store):
     _tiles: tuple[Any, ...] | None = None
 
     def _turn(self, team: Team) -> Rows:
-        values = self.floats()
+        values = self.values
         indptr, indices, data = new((self.shape[1] + 1,), np.int32), new(self.indices.shape, np.int32), new(values.shape, np.float32)
         kernels.transpose(team, self.indptr, self.indices, values, self.shape[1], indptr, indices, data)
         return Rows(self.shape[::-1], (1, 1), indptr, indices, data, True)
@@ -152,32 +172,10 @@ class Blocks(Store):
     """Rows of blocks; values are [blocks, height, width], zero past the matrix's edge."""
 
     def _turn(self, team: Team) -> Blocks:
-        values = self.floats()
+        values = self.values
         indptr, indices = new((self.minor + 1,), np.int32), new(self.indices.shape, np.int32)
         order, origin = np.arange(self.indices.size, dtype=np.int32), new(self.indices.shape, np.int32)
         kernels.transpose(team, self.indptr, self.indices, order, self.minor, indptr, indices, origin)
         data = new((values.shape[0], *self.block[::-1]), np.float32)
         kernels.blocks_transpose(team, values, origin, data)
         return Blocks(self.shape[::-1], self.block[::-1], indptr, indices, data, True)
-
-
-def flat_group(q: QuantizedTensor) -> int:
-    """How many values that follow each other share a scale.
-
-    Raises
-    ------
-    UnsupportedError
-        If those that share one do not follow each other, or the values are no integer codes.
-    """
-    if q.format not in ("int4", "int8"):
-        raise UnsupportedError(f"sparse values are quantized to int4 or int8, not to {q.format}")
-    if q.axis == 0 and q.ndim > 1:
-        return max(1, int(np.prod(q.shape[1:], dtype=np.int64)))
-    if q.axis is not None:
-        raise UnsupportedError(f"scales along axis {q.axis} of sparse values: give group_size, axis=0 for blocks, or neither")
-    if q.group_size is None:
-        return max(1, q.size)
-    group = min(q.group_size, q.shape[-1]) if q.ndim > 1 else q.group_size
-    if q.ndim > 1 and q.shape[-1] % group:
-        raise UnsupportedError(f"groups of {group} do not divide the rows of a block, which have {q.shape[-1]} values")
-    return max(1, group)

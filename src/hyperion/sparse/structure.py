@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from .._kernels import sparse as kernels
 from .._kernels.threads import Team
-from ..errors import InvalidArgumentError
+from ..cpu import shared_team
+from ..errors import InvalidArgumentError, UnsupportedError
+from . import codes
 from .arrays import integers, new, starts_of
 from .stores import Blocks, Rows, Store
 
@@ -31,9 +33,8 @@ def from_dense(x: Array, team: Team) -> Rows:
 def to_dense(store: Store, out: Array, team: Team) -> None:
     """Write all of a matrix to an array."""
     store.guard()
-    store.floats()
     out[...] = 0
-    kernels.to_dense(team, store.raw(), out)
+    kernels.to_dense(team, store.expanded().raw(), out)
 
 
 def to_rows(store: Store, team: Team) -> Rows:
@@ -41,7 +42,6 @@ def to_rows(store: Store, team: Team) -> Rows:
     if isinstance(store, Rows):
         return store
     store.guard()
-    store.floats()
     raw, counts = store.raw(), np.zeros(store.shape[0], np.int32)
     kernels.from_blocks(team, raw, counts)
     indptr = starts_of(counts)
@@ -54,7 +54,6 @@ def to_blocks(rows: Rows, block: tuple[int, int], team: Team) -> Blocks:
     """Rows of those blocks in which a value is stored."""
     height, width = block
     rows.guard()
-    rows.floats()
     raw, cursors = rows.raw(), np.zeros(rows.shape[0], np.int32)
     kernels.to_blocks(team, raw, height, width, cursors)
     indptr = starts_of(cursors[::height], "blocks")
@@ -82,7 +81,7 @@ def checked(shape: tuple[int, int], block: tuple[int, int], indptr: Any, indices
     InvalidArgumentError
         If they are no structure of this shape; the message names the entry.
     UnsupportedError
-        If indices do not fit 32 bits, or quantized values would have to be sorted.
+        If indices do not fit 32 bits, or quantized values would have to be added up, or sorted so that scales are mixed.
     """
     starts, places = integers("indptr", indptr), integers("indices", indices)
     kind = Rows if block == (1, 1) and values.ndim == 1 else Blocks
@@ -102,17 +101,23 @@ def checked(shape: tuple[int, int], block: tuple[int, int], indptr: Any, indices
     return kind(shape, block, *_sorted(probe), True)
 
 
-def _sorted(store: Store) -> tuple[Array, Array, Array]:
+def _sorted(store: Store) -> tuple[Array, Array, Any]:
     """The structure with rising indices; what has the same place is added in the order in which it was stored."""
-    values = store.floats()
+    q = store.quantized
+    values = store.values if q is None else codes.places_of(q)
     rows = np.repeat(np.arange(store.major, dtype=np.int32), np.diff(store.indptr))
     order = np.lexsort((store.indices, rows))
     rows, places = rows[order], store.indices[order]
     first = np.ones(rows.size, bool)
     first[1:] = (rows[1:] != rows[:-1]) | (places[1:] != places[:-1])
     at = np.flatnonzero(first)
+    if q is not None and at.size < rows.size:
+        raise UnsupportedError(f"{rows.size - at.size} quantized values lie where another one does: codes cannot be added up")
     indptr = starts_of(np.bincount(rows[at], minlength=store.major))
     indices, data = new(at.shape, np.int32), new((at.size, *values.shape[1:]), np.float32)
     np.copyto(indices, places[at])
+    if q is not None:
+        np.copyto(data, values[order])
+        return indptr, indices, codes.moved(q, data, shared_team(None))
     np.add.reduceat(values[order], at, axis=0, out=data)
     return indptr, indices, data
