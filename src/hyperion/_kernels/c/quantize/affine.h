@@ -113,7 +113,7 @@ HYP_INLINE void codes_body(const float *HYP_RESTRICT x, size_t n, float inverse,
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         const lanes v = lanes_add(lanes_mul(lanes_load(x + i), lanes_set(inverse)), lanes_set(zero));
-        lanes_bytes(lanes_code(v, lanes_set(low), lanes_set(high)), q + i);
+        lanes_bytes_nearest(lanes_within(v, lanes_set(low), lanes_set(high)), q + i);
     }
     for (; i < n; ++i) q[i] = (int8_t)(int32_t)rounded_within(x[i] * inverse + zero, low, high);
 }
@@ -155,25 +155,61 @@ static int affine_codes_each(const float *x, size_t n, int bits, const float *sc
         for (int j = 0; j < LANES; ++j) inverse[j] = scales[i + j] == 0.0f ? 0.0f : 1.0f / scales[i + j];
         const lanes zero = zeros ? lanes_load(zeros + i) : lanes_set(0.0f);
         const lanes v = lanes_add(lanes_mul(lanes_load(x + i), lanes_load(inverse)), zero);
-        lanes_bytes(lanes_code(v, lanes_set(low), lanes_set(high)), q + i);
+        lanes_bytes_nearest(lanes_within(v, lanes_set(low), lanes_set(high)), q + i);
     }
     for (; i < n; ++i)
         q[i] = (int8_t)(int32_t)rounded_within(x[i] * inverse_of(scales[i]) + (zeros ? zeros[i] : 0.0f), low, high);
     return bad_body(x, n);
 }
 
+/* Scales of sixteen symmetric ranges, and their inverses. */
+HYP_INLINE void range_scales(const float least[LANES], const float greatest[LANES], float top, float scale[LANES], float inverse[LANES])
+{
+    for (int j = 0; j < LANES; ++j) {
+        const float a = magnitude_of(least[j]), b = magnitude_of(greatest[j]), s = (a > b ? a : b) / top;
+        scale[j] = s < FLT_MIN ? 0.0f : s; /* as in range_params */
+    }
+    lanes_store(inverse, lanes_inverse(lanes_load(scale)));
+}
+
+/* n <= 16 groups whose ranges are found together. */
+HYP_INLINE void range_together_body(const float *x, size_t n, size_t g, int bits, float *scales, float *zeros, int8_t *q)
+{
+    float least[LANES], greatest[LANES], scale[LANES], inverse[LANES], zero[LANES] = {0.0f};
+    ranges_of(x, n, g, least, greatest);
+    if (zeros) {
+        for (size_t j = 0; j < n; ++j) {
+            const float mm[2] = {least[j], greatest[j]};
+            range_params(mm, bits, 0, scale + j, zero + j);
+            inverse[j] = inverse_of(scale[j]);
+        }
+        memcpy(zeros, zero, n * sizeof(float));
+    } else {
+        range_scales(least, greatest, code_high(bits), scale, inverse);
+    }
+    memcpy(scales, scale, n * sizeof(float));
+    for (size_t j = 0; j < n; ++j) codes_body(x + j * g, g, inverse[j], zero[j], code_low(bits), code_high(bits), q + j * g);
+}
+
 /* Find the params of groups from their extremes and quantize them while they are in the cache. */
 HYP_INLINE int range_groups_body(const float *x, size_t n, size_t g, int bits, int symmetric, float *scales, float *zeros, int8_t *q)
 {
+    enum { FEW = 6 }; /* groups that are quicker one by one */
+    size_t at = 0;
     if (bad_body(x, n)) return 1;
-    for (size_t at = 0; at < n; at += g, ++scales) {
+    while (g % LANES == 0 && (n - at) / g >= FEW) {
+        const size_t count = (n - at) / g < LANES ? (n - at) / g : LANES;
+        range_together_body(x + at, count, g, bits, scales, zeros, q + at);
+        at += count * g, scales += count;
+        if (zeros) zeros += count;
+    }
+    for (; at < n; at += g, ++scales) {
         const size_t length = n - at < g ? n - at : g;
         float mm[2] = {FLT_MAX, -FLT_MAX}, zero;
         if (length == g && g % LANES == 0) lanes_extremes(x + at, g, &mm[0], &mm[1]);
         else extremes_body(x + at, length, mm);
         range_params(mm, bits, symmetric, scales, &zero);
-        if (length == g) codes_body(x + at, g, inverse_of(*scales), zero, code_low(bits), code_high(bits), q + at);
-        else codes_body(x + at, length, inverse_of(*scales), zero, code_low(bits), code_high(bits), q + at);
+        codes_body(x + at, length, inverse_of(*scales), zero, code_low(bits), code_high(bits), q + at);
         if (zeros) *zeros++ = zero;
     }
     return 0;

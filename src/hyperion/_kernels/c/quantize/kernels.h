@@ -10,6 +10,7 @@
 #include "quant/blocks.h"
 
 #include "quantize/lanes.h"
+#include "quantize/ranges.h"
 
 #include "quantize/convert.h"
 #include "quantize/legacy.h"

@@ -16,12 +16,6 @@ HYP_INLINE float sum_of_8(__m256 v)
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 
-/* Bit 4 of each of 32 bytes: shifted to the bytes' signs, whatever comes from their neighbours stays below. */
-HYP_INLINE uint32_t fifth_bits(const uint8_t q[32])
-{
-    return (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(_mm256_loadu_si256((const __m256i *)(const void *)q), 3));
-}
-
 HYP_INLINE float least_of_8(__m256 v)
 {
     __m128 s = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -47,6 +41,7 @@ HYP_INLINE lanes lanes_set(float f) { return _mm512_set1_ps(f); }
 HYP_INLINE lanes lanes_add(lanes a, lanes b) { return _mm512_add_ps(a, b); }
 HYP_INLINE lanes lanes_sub(lanes a, lanes b) { return _mm512_sub_ps(a, b); }
 HYP_INLINE lanes lanes_mul(lanes a, lanes b) { return _mm512_mul_ps(a, b); }
+HYP_INLINE lanes lanes_div(lanes a, lanes b) { return _mm512_div_ps(a, b); }
 HYP_INLINE lanes lanes_max(lanes a, lanes b) { return _mm512_max_ps(a, b); }
 HYP_INLINE lanes lanes_min(lanes a, lanes b) { return _mm512_min_ps(a, b); }
 HYP_INLINE lanes lanes_add_if_above(lanes a, lanes limit, lanes sum, lanes term)
@@ -56,6 +51,34 @@ HYP_INLINE lanes lanes_add_if_above(lanes a, lanes limit, lanes sum, lanes term)
 HYP_INLINE void lanes_bytes(lanes a, void *dst)
 {
     _mm_storeu_si128((__m128i *)dst, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a)));
+}
+HYP_INLINE void lanes_bytes_nearest(lanes a, void *dst)
+{
+    _mm_storeu_si128((__m128i *)dst, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+HYP_INLINE void lanes_nibbles(lanes low, lanes high, uint8_t *dst)
+{
+    const __m512i a = _mm512_and_si512(_mm512_cvttps_epi32(low), _mm512_set1_epi32(15));
+    const __m512i b = _mm512_slli_epi32(_mm512_cvttps_epi32(high), 4);
+    _mm_storeu_si128((__m128i *)(void *)dst, _mm512_cvtepi32_epi8(_mm512_or_si512(a, b))); /* bits from 8 on fall off */
+}
+HYP_INLINE uint32_t lanes_fifths(lanes low, lanes high)
+{
+    const lanes bit = lanes_set(16.0f);
+    const uint32_t b = _mm512_cmp_ps_mask(high, bit, _CMP_GE_OQ);
+    return _mm512_cmp_ps_mask(low, bit, _CMP_GE_OQ) | b << 16;
+}
+HYP_INLINE void lanes_halves(lanes a, uint16_t h[LANES])
+{
+    _mm256_storeu_si256((__m256i *)(void *)h, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+HYP_INLINE lanes lanes_signed(float f, lanes sign) /* f > 0 with the signs of the lanes */
+{
+    return _mm512_or_ps(lanes_set(f), _mm512_and_ps(sign, lanes_set(-0.0f)));
+}
+HYP_INLINE lanes lanes_finite_or_0(lanes a)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(_mm512_sub_ps(a, a), _mm512_setzero_ps(), _CMP_EQ_OQ), a);
 }
 HYP_INLINE lanes lanes_from_bytes(const int8_t *q)
 {
@@ -87,6 +110,7 @@ HYP_INLINE lanes lanes_set(float f) { return lanes_of(_mm256_set1_ps(f), _mm256_
 HYP_INLINE lanes lanes_add(lanes x, lanes y) { return lanes_of(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }
 HYP_INLINE lanes lanes_sub(lanes x, lanes y) { return lanes_of(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)); }
 HYP_INLINE lanes lanes_mul(lanes x, lanes y) { return lanes_of(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)); }
+HYP_INLINE lanes lanes_div(lanes x, lanes y) { return lanes_of(_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)); }
 HYP_INLINE lanes lanes_max(lanes x, lanes y) { return lanes_of(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)); }
 HYP_INLINE lanes lanes_min(lanes x, lanes y) { return lanes_of(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)); }
 HYP_INLINE __m256 add_if_above_8(__m256 a, __m256 limit, __m256 sum, __m256 term)
@@ -103,6 +127,48 @@ HYP_INLINE void lanes_bytes(lanes v, void *dst)
     const __m256i order = _mm256_permute4x64_epi64(words, 0xd8); /* packing works within 128 bits */
     _mm_storeu_si128((__m128i *)dst, _mm_packs_epi16(_mm256_castsi256_si128(order), _mm256_extracti128_si256(order, 1)));
 }
+HYP_INLINE void lanes_bytes_nearest(lanes v, void *dst)
+{
+    const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));
+    const __m256i order = _mm256_permute4x64_epi64(words, 0xd8);
+    _mm_storeu_si128((__m128i *)dst, _mm_packs_epi16(_mm256_castsi256_si128(order), _mm256_extracti128_si256(order, 1)));
+}
+HYP_INLINE __m256i nibbles_of_8(__m256 low, __m256 high)
+{
+    const __m256i a = _mm256_and_si256(_mm256_cvttps_epi32(low), _mm256_set1_epi32(15));
+    const __m256i b = _mm256_and_si256(_mm256_cvttps_epi32(high), _mm256_set1_epi32(15));
+    return _mm256_or_si256(a, _mm256_slli_epi32(b, 4));
+}
+HYP_INLINE void lanes_nibbles(lanes low, lanes high, uint8_t *dst)
+{
+    const __m256i words = _mm256_packs_epi32(nibbles_of_8(low.a, high.a), nibbles_of_8(low.b, high.b));
+    const __m256i order = _mm256_permute4x64_epi64(words, 0xd8);
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(order), _mm256_extracti128_si256(order, 1));
+    _mm_storeu_si128((__m128i *)(void *)dst, bytes);
+}
+HYP_INLINE uint32_t fifths_of_8(__m256 a)
+{
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, _mm256_set1_ps(16.0f), _CMP_GE_OQ));
+}
+HYP_INLINE uint32_t lanes_fifths(lanes low, lanes high)
+{
+    return fifths_of_8(low.a) | fifths_of_8(low.b) << 8 | fifths_of_8(high.a) << 16 | fifths_of_8(high.b) << 24;
+}
+HYP_INLINE void lanes_halves(lanes v, uint16_t h[LANES])
+{
+    _mm_storeu_si128((__m128i *)(void *)h, _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(void *)(h + 8), _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+HYP_INLINE lanes lanes_signed(float f, lanes sign)
+{
+    const __m256 bit = _mm256_set1_ps(-0.0f), v = _mm256_set1_ps(f);
+    return lanes_of(_mm256_or_ps(v, _mm256_and_ps(sign.a, bit)), _mm256_or_ps(v, _mm256_and_ps(sign.b, bit)));
+}
+HYP_INLINE __m256 finite_or_0_of_8(__m256 a)
+{
+    return _mm256_and_ps(a, _mm256_cmp_ps(_mm256_sub_ps(a, a), _mm256_setzero_ps(), _CMP_EQ_OQ));
+}
+HYP_INLINE lanes lanes_finite_or_0(lanes v) { return lanes_of(finite_or_0_of_8(v.a), finite_or_0_of_8(v.b)); }
 HYP_INLINE lanes lanes_from_bytes(const int8_t *q)
 {
     const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)q);
@@ -113,13 +179,6 @@ HYP_INLINE float lanes_least(lanes v) { return least_of_8(_mm256_min_ps(v.a, v.b
 HYP_INLINE float lanes_greatest(lanes v) { return greatest_of_8(_mm256_max_ps(v.a, v.b)); }
 
 #else
-
-HYP_INLINE uint32_t fifth_bits(const uint8_t q[32])
-{
-    uint32_t h = 0;
-    for (int i = 0; i < 32; ++i) h |= (uint32_t)((q[i] >> 4) & 1) << i;
-    return h;
-}
 
 typedef struct {
     float v[LANES];
@@ -137,6 +196,9 @@ HYP_LANES(lanes_set, (float f), f)
 HYP_LANES(lanes_add, (lanes a, lanes b), a.v[i] + b.v[i])
 HYP_LANES(lanes_sub, (lanes a, lanes b), a.v[i] - b.v[i])
 HYP_LANES(lanes_mul, (lanes a, lanes b), a.v[i] * b.v[i])
+HYP_LANES(lanes_div, (lanes a, lanes b), a.v[i] / b.v[i])
+HYP_LANES(lanes_signed, (float f, lanes sign), sign.v[i] < 0.0f ? -f : f) /* cut off, a zero's is 0 either way */
+HYP_LANES(lanes_finite_or_0, (lanes a), a.v[i] - a.v[i] == 0.0f ? a.v[i] : 0.0f)
 HYP_LANES(lanes_max, (lanes a, lanes b), a.v[i] > b.v[i] ? a.v[i] : b.v[i])
 HYP_LANES(lanes_min, (lanes a, lanes b), a.v[i] < b.v[i] ? a.v[i] : b.v[i])
 HYP_LANES(lanes_add_if_above, (lanes a, lanes limit, lanes sum, lanes term), a.v[i] > limit.v[i] ? sum.v[i] + term.v[i] : sum.v[i])
@@ -147,6 +209,25 @@ HYP_INLINE void lanes_bytes(lanes a, void *dst)
 {
     int8_t *q = dst;
     for (int i = 0; i < LANES; ++i) q[i] = (int8_t)(int32_t)a.v[i];
+}
+HYP_INLINE void lanes_bytes_nearest(lanes a, void *dst) /* 1.5 * 2^23: adding and subtracting it rounds to even */
+{
+    int8_t *q = dst;
+    for (int i = 0; i < LANES; ++i) q[i] = (int8_t)(int32_t)((a.v[i] + 12582912.0f) - 12582912.0f);
+}
+HYP_INLINE void lanes_nibbles(lanes low, lanes high, uint8_t *dst)
+{
+    for (int i = 0; i < LANES; ++i) dst[i] = (uint8_t)(((int32_t)low.v[i] & 15) | ((int32_t)high.v[i] & 15) << 4);
+}
+HYP_INLINE uint32_t lanes_fifths(lanes low, lanes high)
+{
+    uint32_t h = 0;
+    for (int i = 0; i < LANES; ++i) h |= (uint32_t)(low.v[i] >= 16.0f) << i | (uint32_t)(high.v[i] >= 16.0f) << (i + 16);
+    return h;
+}
+HYP_INLINE void lanes_halves(lanes a, uint16_t h[LANES])
+{
+    for (int i = 0; i < LANES; ++i) h[i] = hyp_float_to_half(a.v[i]);
 }
 HYP_INLINE float lanes_sum(lanes a)
 {
@@ -182,14 +263,25 @@ HYP_INLINE void lanes_extremes(const float *x, size_t n, float *least, float *gr
     *greatest = lanes_greatest(high);
 }
 
+/* 1 / d, and 0 where that is no number: such a d is 0 in f16 as well. */
+HYP_INLINE lanes lanes_inverse(lanes d)
+{
+    return lanes_finite_or_0(lanes_div(lanes_set(1.0f), d));
+}
+
 /* Adding and subtracting 1.5 * 2^23 rounds to nearest even where |v| < 2^22. */
 #define ROUND_MAGIC 12582912.0f
+
+HYP_INLINE lanes lanes_within(lanes v, lanes low, lanes high)
+{
+    return lanes_min(lanes_max(v, low), high);
+}
 
 /* Clamped and rounded to nearest even; a NaN becomes low. */
 HYP_INLINE lanes lanes_code(lanes v, lanes low, lanes high)
 {
     const lanes magic = lanes_set(ROUND_MAGIC);
-    return lanes_sub(lanes_add(lanes_min(lanes_max(v, low), high), magic), magic);
+    return lanes_sub(lanes_add(lanes_within(v, low, high), magic), magic);
 }
 
 HYP_INLINE float rounded_within(float v, float low, float high)

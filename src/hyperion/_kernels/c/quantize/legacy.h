@@ -28,13 +28,38 @@ static float inverse_of(float d)
     return inverse - inverse == 0.0f ? inverse : 0.0f;
 }
 
-/* trunc((x - offset) * scale + shift) within 0 .. top; a NaN, of a range that overflows, becomes 0. */
-HYP_INLINE void codes_of(const float *x, float offset, float scale, float shift, float top, uint8_t q[32])
+/* signed_extreme of n <= 16 blocks. */
+HYP_INLINE lanes signed_extremes(const float *x, size_t n)
 {
-    for (int i = 0; i < 32; i += LANES) {
-        const lanes v = lanes_mul(lanes_sub(lanes_load(x + i), lanes_set(offset)), lanes_set(scale));
-        lanes_bytes(lanes_min(lanes_max(lanes_add(v, lanes_set(shift)), lanes_set(0.0f)), lanes_set(top)), q + i);
+    float low[LANES], high[LANES], extreme[LANES];
+    int ties = 0;
+    ranges_of(x, n, 32, low, high);
+    for (int j = 0; j < LANES; ++j) {
+        extreme[j] = -low[j] > high[j] ? low[j] : high[j];
+        ties |= -low[j] == high[j];
     }
+    for (size_t j = 0; j < n && ties; ++j)
+        if (-low[j] == high[j]) extreme[j] = signed_extreme(x + 32 * j, 32);
+    return lanes_load(extreme);
+}
+
+/* Least and greatest of n <= 16 blocks, as lanes_extremes finds them: the sign of a zero is part of a format's minimum. */
+HYP_INLINE void block_ranges(const float *x, size_t n, lanes *least, lanes *greatest)
+{
+    float low[LANES], high[LANES];
+    int zeros = 0;
+    ranges_of(x, n, 32, low, high);
+    for (int j = 0; j < LANES; ++j) zeros |= (low[j] == 0.0f) | (high[j] == 0.0f);
+    for (size_t j = 0; j < n && zeros; ++j)
+        if (low[j] == 0.0f || high[j] == 0.0f) lanes_extremes(x + 32 * j, 32, low + j, high + j);
+    *least = lanes_load(low), *greatest = lanes_load(high);
+}
+
+/* (x - offset) * scale + shift within 0 .. top; a NaN, of a range that overflows, becomes 0. To be truncated. */
+HYP_INLINE lanes codes_of(const float *x, float offset, float scale, float shift, float top)
+{
+    const lanes v = lanes_mul(lanes_sub(lanes_load(x), lanes_set(offset)), lanes_set(scale));
+    return lanes_within(lanes_add(v, lanes_set(shift)), lanes_set(0.0f), lanes_set(top));
 }
 
 static void put_half(uint8_t *p, float f)
@@ -48,83 +73,82 @@ static void put_nibbles(const uint8_t q[32], uint8_t *dst)
     for (int i = 0; i < 16; ++i) dst[i] = (uint8_t)((q[i] & 15) | (q[i + 16] & 15) << 4);
 }
 
-static void put_fifths(const uint8_t q[32], uint8_t *dst)
+/* Blocks with a scale alone: d, the fifth bits where there are any, nibbles. */
+HYP_INLINE void quantize_scaled(const float *x, size_t blocks, float half, size_t bytes, uint8_t *dst)
 {
-    const uint32_t h = fifth_bits(q);
-    memcpy(dst, &h, 4);
-}
-
-static void quantize_q4_0(const float *x, size_t blocks, uint8_t *dst)
-{
-    for (; blocks; --blocks, x += 32, dst += 18) {
-        uint8_t q[32];
-        const float d = signed_extreme(x, 32) / -8.0f;
-        codes_of(x, 0.0f, inverse_of(d), 8.5f, 15.0f, q);
-        put_half(dst, d);
-        put_nibbles(q, dst + 2);
+    for (size_t n; blocks; blocks -= n) {
+        float inverse[LANES];
+        uint16_t d[LANES];
+        n = blocks < LANES ? blocks : LANES;
+        const lanes step = lanes_div(signed_extremes(x, n), lanes_set(-half));
+        lanes_store(inverse, lanes_inverse(step));
+        lanes_halves(step, d);
+        for (size_t j = 0; j < n; ++j, x += 32, dst += bytes) {
+            const lanes low = codes_of(x, 0.0f, inverse[j], half + 0.5f, 2.0f * half - 1.0f);
+            const lanes high = codes_of(x + LANES, 0.0f, inverse[j], half + 0.5f, 2.0f * half - 1.0f);
+            memcpy(dst, d + j, 2);
+            if (half == 16.0f) {
+                const uint32_t fifths = lanes_fifths(low, high);
+                memcpy(dst + 2, &fifths, 4);
+            }
+            lanes_nibbles(low, high, dst + bytes - 16);
+        }
     }
 }
 
-static void quantize_q4_1(const float *x, size_t blocks, uint8_t *dst)
+/* Blocks with a scale and a minimum. */
+HYP_INLINE void quantize_ranged(const float *x, size_t blocks, float top, size_t bytes, uint8_t *dst)
 {
-    for (; blocks; --blocks, x += 32, dst += 20) {
-        uint8_t q[32];
-        float least, greatest;
-        lanes_extremes(x, 32, &least, &greatest);
-        const float d = (greatest - least) / 15.0f;
-        codes_of(x, least, inverse_of(d), 0.5f, 15.0f, q);
-        put_half(dst, d);
-        put_half(dst + 2, least);
-        put_nibbles(q, dst + 4);
+    for (size_t n; blocks; blocks -= n) {
+        float inverse[LANES], offset[LANES];
+        uint16_t d[LANES], m[LANES];
+        lanes least, greatest;
+        n = blocks < LANES ? blocks : LANES;
+        block_ranges(x, n, &least, &greatest);
+        const lanes step = lanes_div(lanes_sub(greatest, least), lanes_set(top));
+        lanes_store(inverse, lanes_inverse(step));
+        lanes_store(offset, least);
+        lanes_halves(step, d);
+        lanes_halves(least, m);
+        for (size_t j = 0; j < n; ++j, x += 32, dst += bytes) {
+            const lanes low = codes_of(x, offset[j], inverse[j], 0.5f, top);
+            const lanes high = codes_of(x + LANES, offset[j], inverse[j], 0.5f, top);
+            memcpy(dst, d + j, 2);
+            memcpy(dst + 2, m + j, 2);
+            if (top == 31.0f) {
+                const uint32_t fifths = lanes_fifths(low, high);
+                memcpy(dst + 4, &fifths, 4);
+            }
+            lanes_nibbles(low, high, dst + bytes - 16);
+        }
     }
 }
 
-static void quantize_q5_0(const float *x, size_t blocks, uint8_t *dst)
-{
-    for (; blocks; --blocks, x += 32, dst += 22) {
-        uint8_t q[32];
-        const float d = signed_extreme(x, 32) / -16.0f;
-        codes_of(x, 0.0f, inverse_of(d), 16.5f, 31.0f, q);
-        put_half(dst, d);
-        put_fifths(q, dst + 2);
-        put_nibbles(q, dst + 6);
-    }
-}
-
-static void quantize_q5_1(const float *x, size_t blocks, uint8_t *dst)
-{
-    for (; blocks; --blocks, x += 32, dst += 24) {
-        uint8_t q[32];
-        float least, greatest;
-        lanes_extremes(x, 32, &least, &greatest);
-        const float d = (greatest - least) / 31.0f;
-        codes_of(x, least, inverse_of(d), 0.5f, 31.0f, q);
-        put_half(dst, d);
-        put_half(dst + 2, least);
-        put_fifths(q, dst + 4);
-        put_nibbles(q, dst + 8);
-    }
-}
+static void quantize_q4_0(const float *x, size_t blocks, uint8_t *dst) { quantize_scaled(x, blocks, 8.0f, 18, dst); }
+static void quantize_q5_0(const float *x, size_t blocks, uint8_t *dst) { quantize_scaled(x, blocks, 16.0f, 22, dst); }
+static void quantize_q4_1(const float *x, size_t blocks, uint8_t *dst) { quantize_ranged(x, blocks, 15.0f, 20, dst); }
+static void quantize_q5_1(const float *x, size_t blocks, uint8_t *dst) { quantize_ranged(x, blocks, 31.0f, 24, dst); }
 
 static void quantize_q8_0(const float *x, size_t blocks, uint8_t *dst)
 {
-    for (; blocks; --blocks, x += 32, dst += 34) {
-        int8_t q[32];
-        float low, high;
-        lanes_extremes(x, 32, &low, &high);
-        const float most = -low > high ? -low : high, d = (most > 0.0f ? most : 0.0f) / 127.0f, inverse = inverse_of(d);
-        for (int i = 0; i < 32; i += LANES) {
-            /* Halves go away from zero: what was rounded to even is corrected where v lies halfway (v - even is exact)
-             * on the outer side. The limit is the float below one half. */
-            const lanes v = lanes_mul(lanes_load(x + i), lanes_set(inverse)), magic = lanes_set(ROUND_MAGIC);
-            const lanes even = lanes_sub(lanes_add(v, magic), magic), rest = lanes_sub(v, even), none = lanes_set(0.0f);
-            const lanes limit = lanes_set(0.49999997f);
-            lanes code = lanes_add_if_above(lanes_min(rest, v), limit, even, lanes_set(1.0f));
-            code = lanes_add_if_above(lanes_min(lanes_sub(none, rest), lanes_sub(none, v)), limit, code, lanes_set(-1.0f));
-            lanes_bytes(code, q + i);
+    for (size_t n; blocks; blocks -= n) {
+        float low[LANES], high[LANES], inverse[LANES];
+        uint16_t d[LANES];
+        n = blocks < LANES ? blocks : LANES;
+        ranges_of(x, n, 32, low, high);
+        const lanes zero = lanes_set(0.0f), down = lanes_sub(zero, lanes_load(low));
+        const lanes step = lanes_div(lanes_max(lanes_max(down, lanes_load(high)), zero), lanes_set(127.0f));
+        lanes_store(inverse, lanes_inverse(step));
+        lanes_halves(step, d);
+        for (size_t j = 0; j < n; ++j, dst += 34) {
+            memcpy(dst, d + j, 2);
+            for (int i = 0; i < 32; i += LANES, x += LANES) {
+                /* Halves go away from zero: the float below one half is added on the outer side, and the rest cut off. A float
+                 * below a half's magnitude by one step stays below the next integer, a half itself rounds up to it. */
+                const lanes v = lanes_mul(lanes_load(x), lanes_set(inverse[j]));
+                lanes_bytes(lanes_add(v, lanes_signed(0.49999997f, v)), dst + 2 + i);
+            }
         }
-        put_half(dst, d);
-        memcpy(dst + 2, q, 32);
     }
 }
 
