@@ -9,7 +9,7 @@ import hyperion
 from benchmarks import dense as dense_benchmark
 from benchmarks import machine
 from hyperion import errors
-from hyperion._kernels import dispatch
+from hyperion._kernels import dispatch, ops
 from hyperion.dense import convolution
 from hyperion.memory import process_budget
 
@@ -173,10 +173,97 @@ def test_rms_norm(level):
     assert hyperion.rms_norm(turned, w, turned, eps=1e-6, simd=level) is turned
     np.testing.assert_array_equal(turned, got)
     np.testing.assert_array_equal(hyperion.rms_norm(x, w, x, eps=1e-6, simd=level), got)
-    with pytest.raises(wrong, match="weight has 96"):
+    with pytest.raises(wrong, match="weight must have one value"):
         hyperion.rms_norm(x, w[:96])
     with pytest.raises(wrong, match="overlaps weight"):
         hyperion.rms_norm(x[0, :1], w, w[np.newaxis])
+
+
+def layer_norm_of(x, weight, bias, eps):
+    """float64: the normalized values, and the result."""
+    x = x.astype(np.float64)
+    z = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
+    return z, z * (1.0 if weight is None else weight.astype(np.float64)) + (0.0 if bias is None else bias.astype(np.float64))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("n", [1, 7, 31, 33, 97, 2048])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_layer_norm(level, n, offset):
+    rng = np.random.default_rng(n)
+    x = (rng.standard_normal((5, n)) + offset).astype(np.float32)
+    weight, bias = (rng.standard_normal(n).astype(np.float32) for _ in range(2))
+    for w, b in [(weight, bias), (None, bias), (weight, None), (None, None)]:
+        got = hyperion.layer_norm(x, w, b, eps=1e-6, simd=level)
+        z, want = layer_norm_of(x, w, b, 1e-6)
+        size = np.ones(n) if w is None else np.abs(w)
+        assert (np.abs(got - want) <= 2.0**-24 * (5 * size * np.abs(z) + np.abs(want) + size / 256)).all()
+    got = hyperion.layer_norm(x, weight, bias, simd=level)
+    assert hyperion.layer_norm(x, weight, bias, x, simd=level) is x
+    np.testing.assert_array_equal(x, got)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_layer_norm_of_special_rows(level):
+    x = np.zeros((5, 33), np.float32)
+    x[1], x[2, 3], x[3, 0], x[4] = 7.5, np.nan, np.inf, 1e30
+    x[4, ::2] = -1e30
+    got = hyperion.layer_norm(x, simd=level)
+    assert not got[:2].any() and np.isnan(got[2:4]).all()
+    np.testing.assert_allclose(got[4], layer_norm_of(x[4], None, None, 1e-5)[0], rtol=1e-6)
+    assert np.isnan(hyperion.layer_norm(x[1], eps=0.0, simd=level)).all()  # 0 / 0, as elsewhere
+
+
+def test_layer_norm_agrees_with_torch():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(6)
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 300), 300, 300))
+    want = torch.nn.functional.layer_norm(torch.from_numpy(x), (300,), torch.from_numpy(weight), torch.from_numpy(bias))
+    np.testing.assert_allclose(hyperion.layer_norm(x, weight, bias), want.numpy(), atol=2e-6)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_norms_of_any_strides_by_any_number_of_threads(level):
+    rng = np.random.default_rng(7)
+    x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((23, 61, 129), 129, 129))
+    for norm, terms in ((hyperion.rms_norm, (weight,)), (hyperion.layer_norm, (weight, bias))):
+        want = norm(x, *terms, threads=1, simd=level)
+        for threads in (2, 3):
+            np.testing.assert_array_equal(norm(x, *terms, threads=threads, simd=level), want)
+            turned = np.asfortranarray(x)
+            assert norm(turned, *terms, turned, threads=threads, simd=level) is turned
+            np.testing.assert_array_equal(turned, want)
+        backwards = [np.repeat(term[::-1], 2)[::-2] for term in terms]
+        np.testing.assert_array_equal(norm(x, *backwards, simd=level), want)
+
+
+def test_bad_norms_are_named():
+    x, w = np.zeros((3, 8), np.float32), np.ones(8, np.float32)
+    shared = np.zeros(16, np.float32)
+    for args, options, text in [
+        ((x, w[:7]), {}, "weight must have one value"), ((x, w, w[:7]), {}, "bias must have one value"),
+        ((x, w.astype(np.float64)), {}, "weight must be a float32"), ((x[:, :0],), {}, "no values"), ((x[0, 0],), {}, "no values"),
+        ((x,), {"eps": -1.0}, "eps must be"), ((x,), {"eps": "1"}, "eps must be"), ((x,), {"out": x[:2]}, "out must be"),
+        ((shared[:8], w, None, shared[1:9]), {}, "overlaps x"), ((x[0], w, None, w), {}, "overlaps weight"),
+        ((x[0], w, shared[:8], shared[4:12]), {}, "overlaps bias"),
+    ]:  # fmt: skip
+        with pytest.raises(wrong, match=text):
+            hyperion.layer_norm(*args, **options)
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+@pytest.mark.parametrize(("kv_heads", "group", "queries"), [(2, 3, 150), (1, 1, 40), (3, 4, 1)])
+def test_attention_has_the_same_bits_for_every_number_of_threads(kv_type, kv_heads, group, queries):
+    rng = np.random.default_rng(8)
+    q = rng.standard_normal((2, kv_heads * group, queries, 48)).astype(np.float32)
+    k, v = (rng.standard_normal((2, kv_heads, 201, 48)).astype(np.float32) for _ in range(2))
+    want = np.empty_like(q)
+    for b, h in np.ndindex(2, kv_heads * group):  # the engine's kernel, head by head
+        lens = np.arange(202 - queries, 202)
+        want[b, h] = ops.attention(q[b, h], k[b, h // group], v[b, h // group], lens, kv=kv_type)
+    for threads in (1, 2, 3, 7):
+        got = hyperion.scaled_dot_product_attention(q, k, v, causal=True, kv_type=kv_type, threads=threads)
+        np.testing.assert_array_equal(got, want)
 
 
 def test_the_benchmark_s_table_names_every_measure():

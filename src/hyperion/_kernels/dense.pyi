@@ -8,9 +8,28 @@ MAPS: dict[str, int]
 """Names of the element-wise functions."""
 
 def apply(team: Team, name: str, x: NDArray[float32], out: NDArray[float32], level: str | None = None) -> None: ...
-def softmax_buffer_bytes(team: Team, x: NDArray[float32], out: NDArray[float32]) -> int: ...
+def rows_buffer_bytes(team: Team, x: NDArray[float32], out: NDArray[float32]) -> int: ...
 def softmax(
     team: Team, x: NDArray[float32], out: NDArray[float32], buffer: Buffer | None, level: str | None = None
+) -> None: ...
+def rms_norm(
+    team: Team,
+    x: NDArray[float32],
+    weight: NDArray[float32],
+    eps: float,
+    out: NDArray[float32],
+    buffer: Buffer | None,
+    level: str | None = None,
+) -> None: ...
+def layer_norm(
+    team: Team,
+    x: NDArray[float32],
+    weight: NDArray[float32] | None,
+    bias: NDArray[float32] | None,
+    eps: float,
+    out: NDArray[float32],
+    buffer: Buffer | None,
+    level: str | None = None,
 ) -> None: ...
 
 @disjoint_base
@@ -26,6 +45,27 @@ def gemm(
     out: NDArray[float32],
     offsets: NDArray[int64],
     blocks: Blocks,
+    buffer: Buffer,
+    level: str | None = None,
+) -> None: ...
+
+KV_TYPES: dict[str, int]
+"""Names of the types of a cache of keys and values."""
+
+def attention_buffer_bytes(
+    team: Team, heads: int, group: int, queries: int, positions: int, head_dim: int, kv: str
+) -> int: ...
+def attention(
+    team: Team,
+    q: NDArray[float32],
+    k: NDArray[float32],
+    v: NDArray[float32],
+    out: NDArray[float32],
+    places: NDArray[int64],
+    *,
+    causal: bool,
+    scale: float,
+    kv: str,
     buffer: Buffer,
     level: str | None = None,
 ) -> None: ...

@@ -5,6 +5,9 @@ from libc.stdint cimport int64_t, uintptr_t
 from hyperion._kernels.dispatch cimport (
     HYP_GELU,
     HYP_GELU_ERF,
+    HYP_KV_F16,
+    HYP_KV_Q4_0,
+    HYP_KV_Q8_0,
     HYP_RELU,
     HYP_SIGMOID,
     HYP_SILU,
@@ -33,8 +36,45 @@ cdef extern from "dense/map.h" nogil:
     void hyp_pair_simplify(hyp_pair *pair)
     int hyp_map_array(const hyp_threads_api *api, hyp_team *team, hyp_map_fn f, const hyp_pair *pair)
     size_t hyp_rows_buffer(size_t n)
-    int hyp_map_rows(const hyp_threads_api *api, hyp_team *team, hyp_map_fn f, const hyp_pair *pair, size_t n,
+    enum:
+        HYP_ROW_SOFTMAX
+        HYP_ROW_RMS_NORM
+        HYP_ROW_LAYER_NORM
+
+    ctypedef struct hyp_row_op:
+        const hyp_table *table
+        int kind
+        float eps
+        const float *weight
+        const float *bias
+
+    int hyp_map_rows(const hyp_threads_api *api, hyp_team *team, const hyp_row_op *op, const hyp_pair *pair, size_t n,
                      Py_ssize_t in_, Py_ssize_t out, float *buffer)
+
+cdef extern from "dense/heads.h" nogil:
+    ctypedef struct hyp_heads:
+        size_t heads
+        size_t group
+        size_t queries
+        size_t positions
+        size_t head_dim
+        const int64_t *places
+        const char *q
+        const char *k
+        const char *v
+        char *out
+        Py_ssize_t q_head
+        Py_ssize_t q_row
+        Py_ssize_t k_row
+        Py_ssize_t v_row
+        Py_ssize_t out_head
+        Py_ssize_t out_row
+        int kv
+        int causal
+        float scale
+
+    size_t hyp_heads_buffer(const hyp_heads *job, size_t threads)
+    int hyp_heads_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_heads *job, void *buffer)
 
 cdef extern from "dense/gemm.h" nogil:
     ctypedef struct hyp_gemm:
@@ -95,16 +135,15 @@ cdef bint _contiguous(object array):
     return (last == 4 or array.shape[array.ndim - 1] == 1) and array.flags.aligned
 
 
-def softmax_buffer_bytes(Team team not None, x, out):
-    """Bytes of buffer that `softmax` needs for these arrays."""
+def rows_buffer_bytes(Team team not None, x, out):
+    """Bytes of buffer that `softmax` and the norms need for these arrays."""
     if _contiguous(x) and _contiguous(out):
         return 0
     return hyp_rows_buffer(x.shape[x.ndim - 1]) * sizeof(float) * <size_t>team.threads
 
 
-def softmax(Team team not None, x, out, buffer, level=None):
-    """Softmax of rows along the last axis; `buffer`: `softmax_buffer_bytes` bytes, or None for 0."""
-    cdef hyp_map_fn f = table(level_number(level)).softmax
+cdef _rows(Team team, hyp_row_op *op, x, out, buffer, what):
+    """op over rows along the last axis, which has at least one value."""
     cdef const hyp_threads_api *region = api()
     cdef hyp_team *threads = team._team
     cdef size_t last = x.ndim - 1, n = x.shape[last]
@@ -118,8 +157,43 @@ def softmax(Team team not None, x, out, buffer, level=None):
         memory = <float *>&view[0]
     _pair(x, out, last, &pair)
     with nogil:
-        status = hyp_map_rows(region, threads, f, &pair, n, from_, to, memory)
-    check_status(status, "softmax")
+        status = hyp_map_rows(region, threads, op, &pair, n, from_, to, memory)
+    check_status(status, what)
+
+
+def softmax(Team team not None, x, out, buffer, level=None):
+    """Softmax of rows along the last axis; `buffer`: `rows_buffer_bytes` bytes, or None for 0."""
+    cdef hyp_row_op op
+    op.table, op.kind = table(level_number(level)), HYP_ROW_SOFTMAX
+    _rows(team, &op, x, out, buffer, "softmax")
+
+
+cdef const float *_row_of(object array, size_t n, object name) except? NULL:
+    """The address of n contiguous floats; NULL for None."""
+    if array is None:
+        return NULL
+    if array.ndim != 1 or array.size != n or not _contiguous(array):
+        raise InvalidArgumentError(f"{name} must be {n} contiguous floats, not of shape {array.shape}")
+    return <const float *><uintptr_t>array.ctypes.data
+
+
+def rms_norm(Team team not None, x, weight, float eps, out, buffer, level=None):
+    """Root-mean-square norm of rows along the last axis; `weight`: as many contiguous floats as a row has."""
+    cdef hyp_row_op op
+    op.table, op.kind, op.eps = table(level_number(level)), HYP_ROW_RMS_NORM, eps
+    if weight is None:
+        raise InvalidArgumentError("rms_norm needs a weight")
+    op.weight, op.bias = _row_of(weight, x.shape[x.ndim - 1], "weight"), NULL
+    _rows(team, &op, x, out, buffer, "rms_norm")
+
+
+def layer_norm(Team team not None, x, weight, bias, float eps, out, buffer, level=None):
+    """Layer norm of rows along the last axis; `weight`, `bias`: as many contiguous floats as a row has, or None."""
+    cdef hyp_row_op op
+    cdef size_t n = x.shape[x.ndim - 1]
+    op.table, op.kind, op.eps = table(level_number(level)), HYP_ROW_LAYER_NORM, eps
+    op.weight, op.bias = _row_of(weight, n, "weight"), _row_of(bias, n, "bias")
+    _rows(team, &op, x, out, buffer, "layer_norm")
 
 
 # ---- Products ----------------------------------------------------------------------------------------------
@@ -174,3 +248,43 @@ def gemm(Team team not None, a, b, out, const int64_t[:, ::1] offsets not None, 
             if status != 0:
                 break
     check_status(status, "matmul")
+
+
+# ---- Attention ---------------------------------------------------------------------------------------------
+
+KV_TYPES = {"f16": HYP_KV_F16, "q8_0": HYP_KV_Q8_0, "q4_0": HYP_KV_Q4_0}
+
+
+def attention_buffer_bytes(Team team not None, size_t heads, size_t group, size_t queries, size_t positions, size_t head_dim, kv):
+    """Bytes of buffer that `attention` needs: caches of some heads, and scratch for each thread."""
+    cdef hyp_heads job
+    job.heads, job.group, job.queries, job.positions, job.head_dim = heads, group, queries, positions, head_dim
+    job.kv = KV_TYPES[kv]
+    return hyp_heads_buffer(&job, team.threads)
+
+
+def attention(Team team not None, q, k, v, out, const int64_t[:, ::1] places not None, *, bint causal, float scale, kv,
+              unsigned char[::1] buffer not None, level=None):
+    """Attention of q [group, queries, head_dim] over k and v [positions, head_dim], for each of a number of KV heads.
+
+    places: for each KV head the bytes from q, k, v and out, which are those of the first, to its own (int64 [n, 4]). Every
+    last dimension is contiguous and aligned, and nothing is empty.
+    """
+    cdef const hyp_table *kernels = table(level_number(level))
+    cdef const hyp_threads_api *region = api()
+    cdef hyp_team *threads = team._team
+    cdef hyp_heads job
+    cdef int status
+    cdef void *memory = &buffer[0]
+    job.heads, job.places = places.shape[0], &places[0, 0]
+    job.group, job.queries, job.head_dim = q.shape
+    job.positions = k.shape[0]
+    job.q, job.k = <const char *><uintptr_t>q.ctypes.data, <const char *><uintptr_t>k.ctypes.data
+    job.v, job.out = <const char *><uintptr_t>v.ctypes.data, <char *><uintptr_t>out.ctypes.data
+    job.q_head, job.q_row = q.strides[0], q.strides[1]
+    job.k_row, job.v_row = k.strides[0], v.strides[0]
+    job.out_head, job.out_row = out.strides[0], out.strides[1]
+    job.kv, job.causal, job.scale = KV_TYPES[kv], causal, scale
+    with nogil:
+        status = hyp_heads_run(kernels, region, threads, &job, memory)
+    check_status(status, "attention")

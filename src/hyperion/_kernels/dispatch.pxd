@@ -65,6 +65,8 @@ cdef extern from "common/table.h":
         hyp_attn_fn *attention
         hyp_kv_store_fn *kv_store
         void (*rms_norm)(const float *x, const float *weight, float eps, size_t n, float *out) noexcept nogil
+        void (*layer_norm)(const float *x, const float *weight, const float *bias, float eps, size_t n,
+                           float *out) noexcept nogil
         void (*rope)(float *x, const float *cs, size_t heads, size_t head_dim, size_t rot,
                      int interleaved) noexcept nogil
         void (*silu_mul)(const float *gate, const float *up, size_t n, float *out) noexcept nogil

@@ -135,6 +135,6 @@ def softmax(
         return target
     rows, results = np.moveaxis(source, place, -1), np.moveaxis(target, place, -1)
     team = cpu.shared_team(1 if threads is None and source.size < arrays.SMALL else threads)
-    with arrays.scratch("softmax", kernels.softmax_buffer_bytes(team, rows, results)) as buffer:
+    with arrays.scratch("softmax", kernels.rows_buffer_bytes(team, rows, results)) as buffer:
         kernels.softmax(team, rows, results, buffer, simd)
     return target

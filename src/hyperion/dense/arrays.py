@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hyperion.errors import HyperionMemoryError, InvalidArgumentError
 from hyperion.memory import process_budget
 
-__all__ = ["SMALL", "Float32", "apart", "describe", "float32", "new", "output", "scratch"]
+__all__ = ["SMALL", "Float32", "apart", "describe", "float32", "new", "output", "places", "scratch"]
 
 Float32 = NDArray[np.float32]
 
@@ -72,6 +72,22 @@ def apart(out: Float32, name: str, value: NDArray[Any], *, same: bool = False) -
         shared = True
     if shared:
         raise InvalidArgumentError(f"out overlaps {name}" + (" without being the same array" if same else ""))
+
+
+def places(batch: tuple[int, ...], *firsts: NDArray[Any]) -> NDArray[np.int64]:
+    """Bytes from the first to each part of a batch (int64 [parts, arrays]).
+
+    firsts: of each array the first value of every part, of a shape that broadcasts to `batch`.
+    """
+    if math.prod(batch) == 1:
+        return np.zeros((1, len(firsts)), np.int64)
+    columns: list[Any] = []
+    for first in firsts:
+        found = np.zeros((), np.int64)
+        for n, stride in zip(batch, np.broadcast_to(first, batch).strides, strict=True):
+            found = np.add.outer(found, np.arange(n, dtype=np.int64) * stride)
+        columns.append(found.ravel())
+    return np.ascontiguousarray(np.stack(columns, axis=1))
 
 
 @contextlib.contextmanager

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hyperion import cpu
 from hyperion._kernels import dense as kernels
@@ -112,8 +110,9 @@ def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Te
             return
     a, b = _whole_floats(a), _whole_floats(b)
     nbytes = kernels.gemm_buffer_bytes(a.shape[-2], b.shape[-1], a.shape[-1], cut, level)
+    places = arrays.places(out.shape[:-2], a[..., 0, 0], b[..., 0, 0], out[..., 0, 0])
     with arrays.scratch("matmul", nbytes) as buffer:
-        kernels.gemm(team, a[_first(a)], b[_first(b)], out[_first(out)], _offsets(a, b, out), cut, buffer, level)
+        kernels.gemm(team, a[_first(a)], b[_first(b)], out[_first(out)], places, cut, buffer, level)
 
 
 def _rows_contiguous(out: Float32) -> bool:
@@ -129,18 +128,3 @@ def _whole_floats(array: Float32) -> Float32:
 
 def _first(array: Float32) -> tuple[int, ...]:
     return (0,) * (array.ndim - 2)
-
-
-def _offsets(a: Float32, b: Float32, out: Float32) -> NDArray[np.int64]:
-    """Bytes from the first matrix to each of a batch."""
-    batch = out.shape[:-2]
-    if math.prod(batch) == 1:
-        return np.zeros((1, 3), np.int64)
-    columns: list[Any] = []
-    for array in (a, b, out):
-        strides = np.broadcast_to(array, (*batch, *array.shape[-2:])).strides[:-2]
-        places = np.zeros((), np.int64)
-        for n, stride in zip(batch, strides, strict=True):
-            places = np.add.outer(places, np.arange(n, dtype=np.int64) * stride)
-        columns.append(places.ravel())
-    return np.ascontiguousarray(np.stack(columns, axis=1))

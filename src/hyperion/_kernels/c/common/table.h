@@ -186,6 +186,7 @@ typedef struct {
     hyp_attn_fn attention[HYP_KV_TYPES];
     hyp_kv_store_fn kv_store[HYP_KV_TYPES];
     void (*rms_norm)(const float *x, const float *weight, float eps, size_t n, float *out);        /* out may be x */
+    void (*layer_norm)(const float *x, const float *weight, const float *bias, float eps, size_t n, float *out); /* either NULL */
     /* Rotate `heads` heads of head_dim floats in place: cs holds cos, sin of rot/2 frequencies (cos[rot/2] then
      * sin[rot/2]); pairs (2i, 2i+1) when interleaved, (i, i + rot/2) otherwise; dims from rot on are left alone. */
     void (*rope)(float *x, const float *cs, size_t heads, size_t head_dim, size_t rot, int interleaved);

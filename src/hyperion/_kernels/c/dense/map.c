@@ -179,7 +179,7 @@ int hyp_map_array(const hyp_threads_api *api, hyp_team *team, hyp_map_fn f, cons
 
 typedef struct {
     const hyp_pair *pair;
-    hyp_map_fn f;
+    const hyp_row_op *op;
     size_t n, together;
     ptrdiff_t in, out;
     float *buffer; /* NULL where rows are contiguous */
@@ -196,6 +196,16 @@ size_t hyp_rows_buffer(size_t n)
     return rows_together(n) * ((n + 15) / 16 * 16);
 }
 
+static void one_row(const rows_job *job, const float *x, float *out)
+{
+    const hyp_row_op *op = job->op;
+    switch (op->kind) {
+    case HYP_ROW_SOFTMAX: op->table->softmax(x, job->n, out); break;
+    case HYP_ROW_RMS_NORM: op->table->rms_norm(x, op->weight, op->eps, job->n, out); break;
+    default: op->table->layer_norm(x, op->weight, op->bias, op->eps, job->n, out);
+    }
+}
+
 /* Up to `together` rows through the buffer; value by value of all of them, as columns may be what is contiguous. */
 static void rows_buffered(const rows_job *job, cursor *c, size_t rows, float *buffer)
 {
@@ -207,7 +217,7 @@ static void rows_buffered(const rows_job *job, cursor *c, size_t rows, float *bu
     }
     for (size_t i = 0; i < job->n; i++)
         for (size_t r = 0; r < rows; r++) memcpy(buffer + r * job->n + i, src[r] + (ptrdiff_t)i * job->in, 4);
-    for (size_t r = 0; r < rows; r++) job->f(buffer + r * job->n, job->n, buffer + r * job->n);
+    for (size_t r = 0; r < rows; r++) one_row(job, buffer + r * job->n, buffer + r * job->n);
     for (size_t i = 0; i < job->n; i++)
         for (size_t r = 0; r < rows; r++) memcpy(dst[r] + (ptrdiff_t)i * job->out, buffer + r * job->n + i, 4);
 }
@@ -223,18 +233,18 @@ static void rows_task(void *arg, size_t begin, size_t end, size_t worker)
             rows = end - begin < job->together ? end - begin : job->together;
             rows_buffered(job, &c, rows, job->buffer + worker * hyp_rows_buffer(job->n));
         } else {
-            job->f((const float *)c.src, job->n, (float *)c.dst);
+            one_row(job, (const float *)c.src, (float *)c.dst);
             cursor_move(&c, 1);
         }
         begin += rows;
     }
 }
 
-int hyp_map_rows(const hyp_threads_api *api, hyp_team *team, hyp_map_fn f, const hyp_pair *pair, size_t n, ptrdiff_t in,
+int hyp_map_rows(const hyp_threads_api *api, hyp_team *team, const hyp_row_op *op, const hyp_pair *pair, size_t n, ptrdiff_t in,
                  ptrdiff_t out, float *buffer)
 {
     const size_t rows = pair_size(pair), enough = CHUNK * GRAIN / n + 1;
-    rows_job job = {pair, f, n, rows_together(n), in, out, buffer};
+    rows_job job = {pair, op, n, rows_together(n), in, out, buffer};
     if (rows == 0) return HYP_OK;
     return api->run(team, rows_task, &job, rows, (enough + job.together - 1) / job.together * job.together);
 }

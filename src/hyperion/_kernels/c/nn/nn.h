@@ -14,6 +14,7 @@
  *   gelu_erf             8        below x = -13 the absolute error is < 1e-36
  *   softmax              4 + |x - max|   (x - max is rounded once)
  *   rms_norm             4        the sum of squares is kept in double
+ *   layer_norm           5 |w z| + |result| + 2^-8 |w|, z the normalized value (not relative); its sums are kept in double
  * NaN comes out as NaN; silu and both gelus of +inf are +inf, of -inf -0. */
 #ifndef HYP_NN_H
 #define HYP_NN_H
@@ -52,6 +53,23 @@
     {0x1.69cee6p-1f,  -0x1.bc19c2p-2f,  0x1.0e4f2ep-3f,  0x1.2ea478p-7f,   -0x1.0c77f4p-6f,                            \
      -0x1.a3aeacp-10f, 0x1.4abbccp-9f, 0x1.66cb22p-11f, -0x1.45f722p-12f, -0x1.49cfd8p-13f}
 
+/* What a layer norm takes from its row: (x - high - low) * scale; the mean's two parts, and 1 / sqrt(variance + eps). */
+typedef struct {
+    float high, low, scale;
+} hyp_moments;
+
+/* sum, squares: of x - first and of its square over n values. The first value is no further from the mean than sqrt(n) standard
+ * deviations, so that the difference of the two costs no more than log2(n + 1) of a double's 53 bits. */
+HYP_INLINE hyp_moments hyp_moments_of(double first, double sum, double squares, size_t n, float eps)
+{
+    const double apart = sum / (double)n, mean = first + apart, spread = squares / (double)n - apart * apart;
+    hyp_moments m;
+    m.high = (float)mean;
+    m.low = (float)(mean - (double)m.high);
+    m.scale = (float)(1.0 / sqrt((spread < 0.0 ? 0.0 : spread) + (double)eps));
+    return m;
+}
+
 /* Memory to prefetch while a product runs: `step` bytes from `at` on for each of its steps; step 0: nothing. */
 typedef struct {
     const char *at;
@@ -61,6 +79,9 @@ typedef struct {
 void hyp_activations_fill_generic(hyp_table *t);
 void hyp_activations_fill_avx2(hyp_table *t);
 void hyp_activations_fill_avx512(hyp_table *t);
+void hyp_norms_fill_generic(hyp_table *t);
+void hyp_norms_fill_avx2(hyp_table *t);
+void hyp_norms_fill_avx512(hyp_table *t);
 void hyp_attn_fill_generic(hyp_table *t);
 void hyp_attn_fill_avx2(hyp_table *t);
 void hyp_attn_fill_avx512(hyp_table *t);

@@ -1,4 +1,4 @@
-/* Norms, rotations, softmax and the KV store, AVX2. Tails take the same instructions under a mask, so that a value
+/* Rotations, softmax and the KV store, AVX2. Tails take the same instructions under a mask, so that a value
  * does not depend on where in the vector it stands. */
 #include "nn/kv_store.h"
 #include "nn/math_avx2.h"
@@ -16,27 +16,6 @@ HYP_INLINE double reduce_f64(__m256d a, __m256d b)
     double s[4];
     _mm256_storeu_pd(s, _mm256_add_pd(a, b));
     return (s[0] + s[2]) + (s[1] + s[3]);
-}
-
-static void hyp_rms_norm_avx2(const float *x, const float *weight, float eps, size_t n, float *out)
-{
-    __m256d sum[4] = {_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()};
-    for (size_t i = 0; i < n; i += 16) {
-        const __m256 v = hyp_load_avx2(x + i, n - i), w = n - i > 8 ? hyp_load_avx2(x + i + 8, n - i - 8) : _mm256_setzero_ps();
-        const __m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(v)), b = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
-        const __m256d c = _mm256_cvtps_pd(_mm256_castps256_ps128(w)), d = _mm256_cvtps_pd(_mm256_extractf128_ps(w, 1));
-        sum[0] = _mm256_fmadd_pd(a, a, sum[0]);
-        sum[1] = _mm256_fmadd_pd(b, b, sum[1]);
-        sum[2] = _mm256_fmadd_pd(c, c, sum[2]);
-        sum[3] = _mm256_fmadd_pd(d, d, sum[3]);
-    }
-    const double squares = reduce_f64(_mm256_add_pd(sum[0], sum[1]), _mm256_add_pd(sum[2], sum[3]));
-    const double mean = squares / (double)n + (double)eps;
-    const __m256 scale = _mm256_set1_ps((float)(1.0 / _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd(), _mm_set_sd(mean)))));
-    for (size_t i = 0; i < n; i += 8) {
-        const __m256 v = _mm256_mul_ps(hyp_load_avx2(x + i, n - i), scale);
-        hyp_store_avx2(out + i, n - i, _mm256_mul_ps(v, hyp_load_avx2(weight + i, n - i)));
-    }
 }
 
 static void hyp_rope_avx2(float *x, const float *cs, size_t heads, size_t head_dim, size_t rot, int interleaved)
@@ -115,10 +94,10 @@ void hyp_nn_fill_avx2(hyp_table *t)
     t->kv_store[HYP_KV_F16] = hyp_kv_store_f16_avx2;
     t->kv_store[HYP_KV_Q8_0] = hyp_kv_store_q8_0_avx2;
     t->kv_store[HYP_KV_Q4_0] = hyp_kv_store_q4_0_avx2;
-    t->rms_norm = hyp_rms_norm_avx2;
     t->rope = hyp_rope_avx2;
     t->add = hyp_add_avx2;
     t->softmax = hyp_softmax_avx2;
     hyp_activations_fill_avx2(t);
+    hyp_norms_fill_avx2(t);
     hyp_attn_fill_avx2(t);
 }

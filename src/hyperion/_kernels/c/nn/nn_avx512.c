@@ -1,4 +1,4 @@
-/* Norms, rotations and softmax, AVX-512. Tails take the same instructions under a mask, so that a value does not
+/* Rotations and softmax, AVX-512. Tails take the same instructions under a mask, so that a value does not
  * depend on where in the vector it stands. */
 #include "nn/math_avx512.h"
 
@@ -21,29 +21,6 @@ HYP_INLINE double reduce_f64(__m512d a, __m512d b)
     HYP_ALIGN64 double s[8];
     _mm512_store_pd(s, _mm512_add_pd(a, b));
     return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
-}
-
-static void hyp_rms_norm_avx512(const float *x, const float *weight, float eps, size_t n, float *out)
-{
-    __m512d sum[4] = {_mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd(), _mm512_setzero_pd()};
-    for (size_t i = 0; i < n; i += 32) {
-        const __m512 v = _mm512_maskz_loadu_ps(tail_mask(n - i), x + i);
-        const __m512 w = n - i > 16 ? _mm512_maskz_loadu_ps(tail_mask(n - i - 16), x + i + 16) : _mm512_setzero_ps();
-        const __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(v)), b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
-        const __m512d c = _mm512_cvtps_pd(_mm512_castps512_ps256(w)), d = _mm512_cvtps_pd(_mm512_extractf32x8_ps(w, 1));
-        sum[0] = _mm512_fmadd_pd(a, a, sum[0]);
-        sum[1] = _mm512_fmadd_pd(b, b, sum[1]);
-        sum[2] = _mm512_fmadd_pd(c, c, sum[2]);
-        sum[3] = _mm512_fmadd_pd(d, d, sum[3]);
-    }
-    const double squares = reduce_f64(_mm512_add_pd(sum[0], sum[1]), _mm512_add_pd(sum[2], sum[3]));
-    const double mean = squares / (double)n + (double)eps;
-    const __m512 scale = _mm512_set1_ps((float)(1.0 / _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd(), _mm_set_sd(mean)))));
-    for (size_t i = 0; i < n; i += 16) {
-        const __mmask16 mask = tail_mask(n - i);
-        const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), scale);
-        _mm512_mask_storeu_ps(out + i, mask, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, weight + i)));
-    }
 }
 
 static void hyp_rope_avx512(float *x, const float *cs, size_t heads, size_t head_dim, size_t rot, int interleaved)
@@ -95,10 +72,10 @@ static void hyp_softmax_avx512(const float *x, size_t n, float *out)
 
 void hyp_nn_fill_avx512(hyp_table *t)
 {
-    t->rms_norm = hyp_rms_norm_avx512;
     t->rope = hyp_rope_avx512;
     t->add = hyp_add_avx512;
     t->softmax = hyp_softmax_avx512;
     hyp_activations_fill_avx512(t);
+    hyp_norms_fill_avx512(t);
     hyp_attn_fill_avx512(t);
 }

@@ -1,4 +1,4 @@
-/* Norms, rotations, softmax and the KV store in plain C. */
+/* Rotations, softmax and the KV store in plain C. */
 #include "nn/kv_store.h"
 #include "nn/math_generic.h"
 
@@ -12,17 +12,6 @@ static void hyp_add_generic(float *x, const float *y, size_t n)
 HYP_INLINE double reduce_f64(const double *s)
 {
     return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
-}
-
-static void hyp_rms_norm_generic(const float *x, const float *weight, float eps, size_t n, float *out)
-{
-    double sum[LANES] = {0};
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (size_t l = 0; l < LANES; l++) sum[l] += (double)x[i + l] * (double)x[i + l];
-    for (size_t l = 0; i + l < n; l++) sum[l] += (double)x[i + l] * (double)x[i + l];
-    const float scale = (float)(1.0 / sqrt(reduce_f64(sum) / (double)n + (double)eps));
-    for (i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
 }
 
 static void hyp_rope_generic(float *x, const float *cs, size_t heads, size_t head_dim, size_t rot, int interleaved)
@@ -82,10 +71,10 @@ void hyp_nn_fill_generic(hyp_table *t)
     t->kv_store[HYP_KV_F16] = hyp_kv_store_f16_generic;
     t->kv_store[HYP_KV_Q8_0] = hyp_kv_store_q8_0_generic;
     t->kv_store[HYP_KV_Q4_0] = hyp_kv_store_q4_0_generic;
-    t->rms_norm = hyp_rms_norm_generic;
     t->rope = hyp_rope_generic;
     t->add = hyp_add_generic;
     t->softmax = hyp_softmax_generic;
     hyp_activations_fill_generic(t);
+    hyp_norms_fill_generic(t);
     hyp_attn_fill_generic(t);
 }
