@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 import hyperion
@@ -27,6 +28,7 @@ from hyperion.memory import (
     process_budget,
     tracking,
 )
+from hyperion.memory.timeline import draw_timeline
 from hyperion.memory.tracking import MemoryTracker
 
 
@@ -125,7 +127,7 @@ def test_timeline(tracked):
     assert times[0] >= 0
     assert times[-1] <= tracker.seconds
     assert tracker.peaks["model.gguf/kv cache"] == 400
-    assert tracker.limits == {"model.gguf": 5000}
+    assert [limit for _, limit in tracker.limits["model.gguf"]] == [5000, 0]
 
 
 def test_a_long_timeline_is_bounded_and_still_sums_up():
@@ -279,7 +281,7 @@ def test_the_line_of_a_model_is_the_user_s(tracked, tmp_path):
         assert weights
         assert weights[0]["bytes"] > 0
         assert weights[0]["peak_bytes"] >= weights[0]["bytes"]
-        assert 64_000_000 in data["timeline"]["limits"].values()
+        assert 64_000_000 in [limit for steps in data["timeline"]["limits"].values() for _, limit in steps]
         model.close()
     gc.collect()
     assert live_sites(report(tmp_path / "r.json"), "reservation") == {}
@@ -364,14 +366,59 @@ def test_png(tracked, tmp_path):
         reservation.release()
     generate_memory_report(tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
-    (axes,) = tracking._figure(tracking._tracker).get_axes()
+    axes = draw_timeline(tracking._tracker).get_axes()[0]
     bands = [p.get_label() for p in axes.collections]
     assert len([b for b in bands if b.startswith("model.gguf/part")]) >= 8
     assert bands[-1] == "others"
     assert any("budget of model.gguf" in t.get_text() for t in axes.texts)
-    assert axes.get_ylim()[1] >= 4.0
     for reservation in held:
         reservation.release()
+
+
+def test_limits_are_kept_from_when_to_when(tracked):
+    root, tracker = process_budget(), tracking._tracker
+    assert tracker.limits[""] == [(0.0, root.limit)]
+    first, second = root.child("first", "4 MB"), root.child("second", "9 MB")
+    inner = first.child("inner", "1 MB")
+    a, b, c = first.reserve("a", 1000), second.reserve("b", 2000), inner.reserve("c", 3000)
+    first.set_limit("3 MB")
+    a.resize(1500)
+    with root.child("second", "5 MB").reserve("b", 10):  # a name that is there already: both together
+        pass
+    b.release()
+    steps = {path: [limit for _, limit in steps] for path, steps in tracker.limits.items() if path}
+    assert steps == {
+        "first": [4_000_000, 3_000_000],
+        "second": [9_000_000, 14_000_000, 9_000_000, 0],
+        "first/inner": [1_000_000],
+    }
+    times = [when for when, _ in tracker.limits["second"]]
+    assert times == sorted(times)
+    assert times[0] > 0
+    a.release()
+    c.release()
+    assert tracker.limits["first"][-1][1] == 0
+    assert not [budget for budget in tracker._holding if budget is not root]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("matplotlib"), reason="needs Matplotlib")
+def test_png_of_several_budgets(tracked):
+    root, tracker = process_budget(), tracking._tracker
+    budgets = {name: root.child(name, limit) for name, limit in (("one.gguf", 2_000_000), ("two.gguf", 3_000_000))}
+    held = [budget.reserve("weights", budget.limit // 2) for budget in budgets.values()]
+    budgets["one.gguf"].set_limit(1_500_000)
+    held.append(budgets["one.gguf"].reserve("cache", 100_000))
+    whole, *panels = draw_timeline(tracker).get_axes()
+    assert {"one.gguf/weights", "two.gguf/weights", "one.gguf/cache"} <= {band.get_label() for band in whole.collections}
+    assert [axes.get_title(loc="left") for axes in panels] == ["two.gguf", "one.gguf"]
+    assert [band.get_label() for band in panels[1].collections] == ["weights", "cache"]
+    for axes, limits in zip(panels, ([3.0, 3.0], [2.0, 1.5, 1.5]), strict=True):
+        assert axes.lines[0].get_ydata().tolist() == pytest.approx(limits)
+        assert "budget of" in axes.texts[0].get_text()
+        assert axes.get_ylim()[1] >= max(limits)
+    for reservation in held:
+        reservation.release()
+    assert not np.isfinite(draw_timeline(tracker).get_axes()[1].lines[0].get_ydata()[-1])
 
 
 def test_procedures(tracked, tmp_path):

@@ -14,22 +14,21 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .._kernels import blocks
-from ..errors import HyperionRuntimeError, InvalidArgumentError, UnsupportedError
+from ..errors import HyperionRuntimeError, InvalidArgumentError
 from ..io import write_file
 from . import budget as ledger
 from .budget import MemoryBudget, MemoryStats, format_size, process_budget
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
+from .timeline import draw_timeline
 
 __all__ = ["MemoryTracker", "enable_memory_tracking", "generate_memory_report", "get_memory_stats"]
 
 _TEXT = (".txt", ".log", ".md", "")
+MOST_BUDGETS = 64  # whose limits a tracker keeps
 
 
 class MemoryTracker:
@@ -52,24 +51,27 @@ class MemoryTracker:
         self._events: deque[tuple[float, str, int]] = deque()
         self._base = root.by_owner()
         self._owners = {owner: [nbytes, nbytes] for owner, nbytes in self._base.items()}  # now, peak
-        self._limits: dict[str, int] = {}
+        self._limits: dict[str, deque[tuple[float, int]]] = {}
+        self._holding: dict[MemoryBudget, int] = {}  # budgets that hold something, and their limits
+        self._note_limit(root, 0.0)
 
     def record(self, budget: MemoryBudget, owner: str, delta: int) -> None:
         """Note a change of `delta` bytes of a root's owner, made in `budget` at or below it; called by the ledger."""
-        while budget.parent is not None:
-            top = budget.parent is self.root
-            if top and budget.limit is not None and (budget.name in self._limits or len(self._limits) < 16):
-                self._limits[budget.name] = budget.limit
-            budget = budget.parent
-        if budget is not self.root:
+        chain = [budget]
+        while (parent := chain[-1].parent) is not None:
+            chain.append(parent)
+        if chain[-1] is not self.root:
             return
+        now = time.monotonic() - self._start
+        for member in chain:
+            self._note_limit(member, now)
         if len(self._events) >= self.limit:
             _, folded, nbytes = self._events.popleft()
             self._base[folded] = self._base.get(folded, 0) + nbytes
             if not self._base[folded]:
                 del self._base[folded]
             self.folded += 1
-        self._events.append((time.monotonic() - self._start, owner, delta))
+        self._events.append((now, owner, delta))
         counts = self._owners.get(owner)
         if counts is None:
             if len(self._owners) >= 2 * self.limit:
@@ -77,6 +79,24 @@ class MemoryTracker:
             counts = self._owners[owner] = [0, 0]
         counts[0] += delta
         counts[1] = max(counts)
+
+    def _note_limit(self, budget: MemoryBudget, now: float) -> None:
+        """Note a limit that appeared, changed, or went with the last byte that was held under it; the root's always stands."""
+        limit = 0 if budget.limit is None or not (budget.used or budget is self.root) else budget.limit
+        before = self._holding.get(budget, 0)
+        if limit == before:
+            return
+        self._holding[budget] = limit
+        if not limit:
+            del self._holding[budget]
+        path, above = budget.name, budget.parent
+        while above is not None and above is not self.root:
+            path, above = f"{above.name}/{path}", above.parent
+        if budget is self.root:
+            path = ""
+        if path in self._limits or len(self._limits) < MOST_BUDGETS:
+            steps = self._limits.setdefault(path, deque(maxlen=self.limit))
+            steps.append((now, (steps[-1][1] if steps else 0) + limit - before))
 
     def _forget_owners(self) -> None:
         gone = sorted((peak, owner) for owner, (now, peak) in self._owners.items() if not now)
@@ -108,9 +128,13 @@ class MemoryTracker:
         return {owner: peak for owner, (_, peak) in self._owners.items()}
 
     @property
-    def limits(self) -> dict[str, int]:
-        """Limits of the budgets right below the ledger in which something was reserved."""
-        return dict(self._limits)
+    def limits(self) -> dict[str, list[tuple[float, int]]]:
+        """For each budget by its path below the ledger (the ledger itself is ``""``) its limit from which second on.
+
+        A limit counts while something is held under it; budgets of one name that hold something at one time are added up, and 0
+        is none.
+        """
+        return {path: list(steps) for path, steps in self._limits.items()}
 
 
 _tracker: MemoryTracker | None = None
@@ -162,7 +186,7 @@ def generate_memory_report(path: str | os.PathLike[str]) -> None:
     ----------
     path : str or PathLike
         The suffix decides: ``.json`` everything as data; ``.txt``, ``.log``, ``.md`` or none a text; ``.png`` the timeline,
-        stacked by owner under the lines of the budgets (needs Matplotlib: the extra ``plot``).
+        stacked by owner under the process's limit, and for each budget below it once more (needs Matplotlib: the extra ``plot``).
 
     Raises
     ------
@@ -185,7 +209,7 @@ def generate_memory_report(path: str | os.PathLike[str]) -> None:
         if _tracker is None:
             raise HyperionRuntimeError("there is no timeline yet: call enable_memory_tracking() first")
         buffer = io.BytesIO()
-        _figure(_tracker).savefig(buffer, format="png", dpi=150)
+        draw_timeline(_tracker).savefig(buffer, format="png", dpi=150)
         content = buffer.getvalue()
     else:
         raise InvalidArgumentError(f"a memory report is .txt, .log, .md, .json or .png, not {suffix!r}: {target}")
@@ -239,7 +263,7 @@ def _timeline(tracker: MemoryTracker) -> dict[str, Any]:
         "seconds": tracker.seconds,
         "folded": tracker.folded,
         "base": tracker.base,
-        "limits": tracker.limits,
+        "limits": {path: [[round(when, 6), limit] for when, limit in steps] for path, steps in tracker.limits.items()},
         "events": [[round(when, 6), owner, delta] for when, owner, delta in tracker.events],
     }
 
@@ -271,6 +295,9 @@ def _text(report: dict[str, Any]) -> str:
         return "\n".join([*lines, "", "Tracking was not on: no timeline, no allocation sites.", ""])
     lines += ["", f"Timeline of {timeline['seconds']:.3f} s since {timeline['began']}"]
     lines += _table(("seconds", "reserved", "change", "owner"), _sampled(timeline))
+    lines += ["", "Limits, in the order in which they were met"]
+    changes = sorted((when, path or "(the process)", limit) for path, steps in timeline["limits"].items() for when, limit in steps)
+    lines += _table(("seconds", "limit", "budget"), [(f"{when:.3f}", limit or "-", path) for when, path, limit in changes[-60:]])
     for kind, title in (("block", "Blocks"), ("reservation", "Reservations")):
         live = [s for s in report["sites"] if s["kind"] == kind and (s["live_bytes"] or (kind == "block" and s["live_count"]))]
         lines += ["", f"{title} in use by allocating line: leaks, when nothing should be open"]
@@ -291,51 +318,3 @@ def _sampled(timeline: dict[str, Any], most: int = 60) -> list[tuple[object, ...
         rows.append((f"{when:.3f}", total, f"{delta:+,}", owner, abs(delta)))
     kept = sorted(range(len(rows)), key=lambda i: -rows[i][4])[:most]
     return [rows[i][:4] for i in sorted(kept)]
-
-
-def _figure(tracker: MemoryTracker, most: int = 10) -> Figure:
-    """The timeline stacked by owner: the `most` largest, the others together."""
-    try:
-        from matplotlib.backends.backend_agg import (  # type: ignore[import-not-found,unused-ignore]
-            FigureCanvasAgg,
-        )
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnsupportedError(
-            'a .png report is drawn by Matplotlib, which is not installed: pip install "hyperion-lm[plot]"'
-        ) from error
-    events, base, peaks = tracker.events, tracker.base, tracker.peaks
-    largest = sorted(peaks, key=lambda name: -peaks[name])[:most]
-    row = {name: i for i, name in enumerate(largest)}
-    times = np.array([0.0, *(when for when, _, _ in events), tracker.seconds])
-    change = np.zeros((len(largest) + 1, len(times)))
-    for name, nbytes in base.items():
-        change[row.get(name, -1), 0] += nbytes
-    for i, (_, name, delta) in enumerate(events, 1):
-        change[row.get(name, -1), i] += delta
-    levels = change.cumsum(axis=1) / 1e6
-
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    labels = [*largest, "others"] if levels[-1].any() else largest
-    colors = [f"C{i}" for i in range(len(largest))] + ["0.6"]
-    axes.stackplot(times, levels[: len(labels)], labels=labels, colors=colors, step="post", linewidth=0)
-    top = levels.sum(axis=0).max(initial=0.0)
-    lines = {f"budget of {name}": limit for name, limit in tracker.limits.items()}
-    if tracker.root.limit is not None:
-        lines["budget of the process"] = tracker.root.limit
-    for name, limit in lines.items():
-        if limit <= 4e6 * top:  # a line far above would press all the rest to the floor
-            axes.axhline(limit / 1e6, color="black", linestyle="--", linewidth=1)
-            axes.annotate(f"{name}: {format_size(limit)}", (0.01, limit / 1e6), xycoords=("axes fraction", "data"),
-                          xytext=(0, 3), textcoords="offset points", fontsize=8)  # fmt: skip
-    axes.margins(x=0)
-    axes.set_ylim(0, None)
-    axes.set_xlabel("seconds")
-    axes.set_ylabel("reserved, MB")
-    axes.set_title("Memory by owner")
-    if labels:
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles[::-1], names[::-1], loc="outside right upper", fontsize=8, frameon=False)
-    return figure
