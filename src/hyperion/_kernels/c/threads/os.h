@@ -18,6 +18,7 @@
 #else
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -102,6 +103,26 @@ HYP_INLINE uint64_t hyp_now(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+#endif
+}
+
+/* The core that this thread is on, a matter of nanoseconds; -1 where the system does not tell. */
+#if defined(HYP_FUTEX)
+int sched_getcpu(void); /* <sched.h> shows it to those only who ask for GNU's extensions before the first header */
+HYP_INLINE int32_t hyp_core(void) { return sched_getcpu(); }
+#elif defined(_WIN32)
+HYP_INLINE int32_t hyp_core(void) { return (int32_t)GetCurrentProcessorNumber(); }
+#else
+HYP_INLINE int32_t hyp_core(void) { return -1; }
+#endif
+
+/* Let another thread that waits for this core have it. */
+HYP_INLINE void hyp_yield(void)
+{
+#if defined(_WIN32)
+    SwitchToThread();
+#else
+    sched_yield();
 #endif
 }
 

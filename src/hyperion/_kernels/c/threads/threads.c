@@ -9,11 +9,14 @@
  * Waiting is a bounded spin, then sleep. How long the spin is follows the last wait: after one that was longer than the
  * spin could cover, spinning is a waste (idle, or the core is needed by somebody else), and the next one is short.
  *
+ * A worker that shares the caller's core, because the others are taken or because the system woke it there, gives way.
+ *
  * A worker that loses its core in the middle of a chunk holds up the region for a time slice, some milliseconds. So the
  * caller keeps an account: what workers save is its income, such waits are its spending. When that is overdrawn, other
  * processes need the cores; the team then does without one more worker for a multiple of the wait, and tries again.
  */
 #include "threads.h"
+#include "forks.h"
 #include "os.h"
 
 #include <stdlib.h>
@@ -24,6 +27,8 @@
 #define SPIN_LONG 200000u /* ns; the serial gaps between two regions of one token are well below */
 #define SPIN_SHORT 10000u
 #define POLL_EVERY 20000000u
+#define YIELDED 5000u /* ns: somebody else ran meanwhile */
+#define GIVE_WAY 4    /* times in one region */
 #define PAUSES 16 /* between two looks at the clock */
 #define SAVINGS_MAX 4000000 /* ns: one wait for a time slice is forgiven, a series is not */
 #define REST_FACTOR 16      /* the share of time that waits may cost is at most one in this many */
@@ -33,12 +38,15 @@ typedef struct {
     hyp_team *team;
     size_t id;
     hyp_thread thread;
+    uint32_t region, gave_way; /* how often in that region; its own */
 } member;
 
 struct hyp_team {
     /* One cache line goes to a worker that takes a chunk: the word it takes it from, and what to do. */
     HYP_ALIGN64 hyp_word left;
     hyp_word active; /* workers 1..active may take chunks; the others sleep on it */
+    hyp_word core;   /* that the caller is on */
+    hyp_word region; /* a running number */
     uint32_t chunks;
     hyp_task_fn task;
     void *arg;
@@ -69,32 +77,7 @@ static HYP_THREAD_LOCAL size_t inside;
  * main one. */
 static HYP_THREAD_LOCAL uint64_t polled, ended;
 
-/* ---- Fork: the child has none of the workers, and locks may be held by threads that no longer exist. Each team notices
- * at its next use, by a count that the child's fork handler raises, and starts anew. ------------------------------- */
-#if defined(_WIN32)
-#define fork_watch() ((void)0)
-#define fork_generation() 0u
-#define fork_lock() ((void)0)
-#define fork_unlock() ((void)0)
-#else
-static hyp_word forks;
-static pthread_mutex_t forks_lock = PTHREAD_MUTEX_INITIALIZER; /* one reset at a time, none during a fork */
-static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
-
-static void before_fork(void) { pthread_mutex_lock(&forks_lock); }
-static void after_fork_parent(void) { pthread_mutex_unlock(&forks_lock); }
-static void after_fork_child(void)
-{
-    hyp_add(&forks, 1);
-    pthread_mutex_unlock(&forks_lock);
-}
-static void install_fork_handlers(void) { pthread_atfork(before_fork, after_fork_parent, after_fork_child); }
-static void fork_watch(void) { pthread_once(&forks_once, install_fork_handlers); }
-static uint32_t fork_generation(void) { return hyp_peek(&forks); }
-static void fork_lock(void) { pthread_mutex_lock(&forks_lock); }
-static void fork_unlock(void) { pthread_mutex_unlock(&forks_lock); }
-#endif
-
+/* A team begins anew: when it is made, and in the child of a fork. */
 static void reset(hyp_team *t)
 {
     hyp_store(&t->left, 0);
@@ -144,6 +127,29 @@ static int has_news(const member *self)
     return (hyp_peek(&t->left) && self->id <= hyp_peek(&t->active)) || hyp_peek(&t->stop);
 }
 
+/* A worker on the caller's core can only take time from the caller: it lets the others have the core, and stays runnable so
+ * that the system can move it to one with nothing to do. Not for ever: if nobody else ran then the caller is elsewhere by
+ * now, and if that was again not the caller then a long region needs all hands. */
+static int gives_way(member *self)
+{
+    hyp_team *const t = self->team;
+    const int32_t core = hyp_core();
+    const uint32_t region = hyp_peek(&t->region);
+    if (core < 0 || hyp_peek(&t->core) != (uint32_t)core) return 0;
+    if (self->region != region) self->region = region, self->gave_way = 0;
+    if (self->gave_way++ >= GIVE_WAY) return 0;
+    const uint64_t start = hyp_now();
+    hyp_yield();
+    return hyp_now() - start > YIELDED;
+}
+
+/* A chunk for a worker. */
+static uint32_t take_share(member *self)
+{
+    hyp_team *const t = self->team;
+    return self->id <= hyp_peek(&t->active) && hyp_peek(&t->left) && !gives_way(self) ? take(t) : 0;
+}
+
 /* Wait for a region. *slow is this worker's memory of its last wait. */
 static void idle(const member *self, int *slow)
 {
@@ -171,13 +177,13 @@ static void idle(const member *self, int *slow)
 
 static HYP_THREAD_FN(worker_main, arg)
 {
-    const member *const self = arg;
+    member *const self = arg;
     hyp_team *const t = self->team;
     int slow = 0;
     inside = self->id + 1;
     while (!hyp_peek(&t->stop)) {
         uint32_t left, done = 0;
-        while (self->id <= hyp_peek(&t->active) && (left = take(t)) != 0) {
+        while ((left = take_share(self)) != 0) {
             work(t, left, self->id);
             done++;
         }
@@ -210,6 +216,13 @@ static int ask(hyp_team *t, uint64_t now)
     if (now - polled < POLL_EVERY) return 0;
     polled = now;
     return t->poll ? t->poll(t->poll_arg) : 0;
+}
+
+/* Tell the workers where the caller is: see gives_way(). */
+static void show_core(hyp_team *t)
+{
+    const uint32_t core = (uint32_t)hyp_core();
+    if (hyp_peek(&t->core) != core) hyp_store(&t->core, core);
 }
 
 /* Looks at the clock once in `stride` chunks, so that short ones do not pay for it. */
@@ -334,6 +347,8 @@ static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t first, si
     t->n = n;
     t->grain = grain;
     t->chunks = chunks;
+    show_core(t);
+    hyp_put(&t->region, hyp_peek(&t->region) + 1);
     hyp_put(&t->pending, chunks); /* ordered by the next one, which is what workers look at */
     hyp_store(&t->left, chunks - 1);
     if (hyp_load(&t->workers_sleep)) {
@@ -345,6 +360,7 @@ static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t first, si
     do { /* the first chunk is the caller's own: it need not fetch the word back from the workers that spin on it */
         work(t, left, 0);
         done++;
+        show_core(t);
         if (ask_between(t, &p)) {
             status = HYP_CANCELLED;
             done += hyp_swap(&t->left, 0);
