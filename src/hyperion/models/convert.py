@@ -9,22 +9,20 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hyperion._kernels import quant
-from hyperion._kernels.stream import File, checksum, checksums, read_rows
+from hyperion._kernels.stream import checksums
 from hyperion.errors import FormatError, InvalidArgumentError, UnsupportedError
 from hyperion.formats import Container, TensorInfo, open_container
-from hyperion.formats.gguf import Metadata
 from hyperion.formats.native import NativeTensor, NativeWriter
-from hyperion.formats.writing import GGUFWriter, TensorLayout, Typed
+from hyperion.formats.writing import GGUFWriter, TensorLayout
 from hyperion.io import AtomicFile
 from hyperion.models.architectures import config_from_metadata, describe_model
-from hyperion.models.config import ModelConfig, rope_frequencies
-from hyperion.models.convert_vocabulary import vocabulary_metadata
+from hyperion.models.convert_metadata import check_same, new_metadata, type_keys
+from hyperion.models.convert_source import PANEL, Source, blocks_of_panels, supported_type
 from hyperion.models.mixed import MixedPrecisionConfig
 from hyperion.models.prune import PruneConfig, PrunedTensor, Selection, block_norms, occupied_tiles, spread
 from hyperion.models.quantize_rows import encode_rows
@@ -39,9 +37,8 @@ SLAB_WEIGHTS = 1 << 20
 WORTH = 0.95
 """Sparse panels are taken where they have less than this share of the dense panels' bytes."""
 
-PANEL, TILE, MOST_TILES = 16, 32, 1 << 16
+TILE, MOST_TILES = 32, 1 << 16
 F32 = 0
-_U32, _F32, _STRING, _ARRAY = 4, 6, 8, 9
 
 ORDER = (
     "attn_norm", "q", "q_bias", "k", "k_bias", "v", "v_bias", "q_norm", "k_norm", "o", "o_bias",
@@ -53,15 +50,6 @@ FALLBACKS = {
     "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0",
 }  # fmt: skip
 """For rows that are not whole blocks of 256; rows that are not blocks of 32 become f16."""
-
-FILE_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12, "q4_k": 15, "q5_k": 17,
-    "q6_k": 18, "iq4_nl": 25, "bf16": 32,
-}  # fmt: skip
-"""llama.cpp's numbers for general.file_type, which no reader needs."""
-
-DROPPED = ("hyperion.", "split.")
-REPLACED = ("general.alignment", "general.file_type", "general.quantization_version")
 
 Progress = Callable[[int, int], None]
 
@@ -255,17 +243,21 @@ class ConversionJob:
         self.format = _format(self.path, format)
         self.pruned: list[PrunedTensor] = []
         self.replaced: dict[str, str] = {}
-        self.files: dict[str, File] = {}
+        self.source = Source(container)
         config, infos = describe_model(container)
-        self.metadata, extra = _metadata(container, config, infos)
+        self.metadata, extra = new_metadata(container, config, infos)
         values = {key: typed.value for key, typed in self.metadata.items()}
         self.config = config_from_metadata(values, [*infos, *extra])
-        _check_same(config, self.config)
+        check_same(config, self.config)
         self.reorder = self.config.interleaved and not config.interleaved
         if self.reorder and config.rot != config.head_dim:
             raise UnsupportedError(f"{container.path}: only {config.rot} of {config.head_dim} dims are rotated, which GGUF cannot say")
         self.tensors = list(self._plan(infos, extra))
-        self._describe_types()
+        sizes: dict[str, int] = {}
+        for t in self.tensors:
+            if t.matrix:
+                sizes[t.kind.name] = sizes.get(t.kind.name, 0) + t.rows * t.cols
+        self.metadata |= type_keys(sizes, container if recipe.keeps_types else None)
 
     def _plan(self, infos: Mapping[str, TensorInfo], extra: Mapping[str, np.ndarray]) -> Iterator[_Tensor]:
         """Every tensor in execution order."""
@@ -290,7 +282,7 @@ class ConversionJob:
 
     def _matrix(self, infos: Mapping[str, TensorInfo], name: str, rows: int, cols: int, layer: int, heads: int = 0) -> _Tensor:
         info = infos[name]
-        source = _supported(info)
+        source = supported_type(info)
         wanted, method = self.recipe.target(name, self.config.tied)
         target = source if wanted is None else quant.TYPES[wanted]
         while cols % target.block_len:
@@ -303,21 +295,9 @@ class ConversionJob:
         return _Tensor(name, layer, rows, cols, target.id, info, True, heads, method=method, block=self.recipe.prune.block_size)
 
     def _vector(self, infos: Mapping[str, TensorInfo], name: str, length: int, layer: int, heads: int = 0) -> _Tensor:
-        if _supported(infos[name]).name not in ("f32", "f16", "bf16"):
+        if supported_type(infos[name]).name not in ("f32", "f16", "bf16"):
             raise UnsupportedError(f"tensor {name!r} has type {infos[name].type_name}, expected a float type", tensor=name)
         return _Tensor(name, layer, 1, length, F32, infos[name], False, heads)
-
-    def _describe_types(self) -> None:
-        """The keys that say what types the file has."""
-        sizes: dict[int, int] = {}
-        for t in self.tensors:
-            if t.matrix:
-                sizes[t.type] = sizes.get(t.type, 0) + t.rows * t.cols
-        main = quant.block_type(max(sizes, key=lambda number: sizes[number]))
-        same = self.recipe.keeps_types and isinstance(self.container.metadata, Metadata)
-        old = self.container.metadata.get("general.file_type") if same else None
-        self.metadata["general.file_type"] = Typed(_U32, old if type(old) is int and 0 <= old < 1 << 32 else FILE_TYPES[main.name])
-        self.metadata["general.quantization_version"] = Typed(_U32, 2)
 
     def _writer(self) -> Any:
         if self.format == "hyperion":
@@ -439,7 +419,7 @@ class ConversionJob:
     def _source_rows(self, tensor: _Tensor, first: int, rows: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Rows of the source in the target's order, as blocks, and which tiles they have where those are sparse."""
         assert tensor.info is not None
-        raw, tiles = self._read(tensor.info, quant.block_type(tensor.info.type), first, rows, tensor.cols)
+        raw, tiles = self.source.read(tensor.info, first, rows, tensor.cols)
         if tensor.heads and tensor.matrix:
             raw = _rotate(raw.reshape(rows, -1), tensor.rows // tensor.heads).reshape(-1)
         return raw, tiles
@@ -467,33 +447,6 @@ class ConversionJob:
         assert tiles is not None
         return np.asarray(quant.sparsify(matrix, tiles).panels)
 
-    def _read(self, info: TensorInfo, source: Any, first: int, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows of a source tensor as blocks, checked, and which tiles it has if it is sparse."""
-        what = f"tensor {info.name!r}"
-        if info.packed:
-            file = self.files.get(info.path) or self.files.setdefault(info.path, File(info.path, direct=False))
-            panel = first // PANEL
-            last = panel + -(-rows // PANEL)
-            sums = None if info.checksums is None else info.checksums[panel:last]
-            places = None if info.offsets is None else info.offsets[panel : last + 1]
-            size = source.packed_bytes(rows, cols) if places is None else int(places[-1] - places[0])
-            panels = np.empty(size, np.uint8)
-            offset = info.offset + (panel * source.panel_bytes(cols) if info.offsets is None else int(info.offsets[panel]))
-            self.container.check_unchanged(info.path, what)
-            read_rows(file, source.id, offset, rows, cols, panels, packed=True, what=what, sums=sums, offsets=places)
-            matrix = quant.PackedMatrix(source, rows, cols, panels, offsets=places)
-            raw = matrix.unpack()
-            assert isinstance(raw, np.ndarray)
-            return raw, matrix.kept_blocks() if matrix.sparse else None
-        size = source.row_bytes(cols)
-        raw = np.empty(rows * size, np.uint8)
-        self.container.read_into(info, raw, first * size, rows * size)
-        if info.checksums is not None and checksum(raw) != info.checksums[0]:
-            raise FormatError(f"{what} of {info.path!r} is damaged: its checksum is not the one that was written", tensor=info.name)
-        if quant.find_nonfinite(source, raw) >= 0:
-            raise FormatError(f"{what} of {info.path!r} has a scale or a weight that is NaN or infinite", tensor=info.name)
-        return raw, None
-
 
 def _rotate(rows: np.ndarray, head_dim: int) -> np.ndarray:
     """From rotary pairs half a head apart to neighbours: row j * head_dim / 2 + i of a head becomes row 2 * i + j."""
@@ -510,76 +463,3 @@ def _format(path: str | bytes, given: str | None) -> str:
     if given not in SUFFIXES.values():
         raise InvalidArgumentError(f"format is {given!r:.40}, expected 'hyperion' or 'gguf'")
     return given
-
-
-def blocks_of_panels(info: TensorInfo) -> np.ndarray:
-    """How many blocks each panel of a sparse tensor has."""
-    assert info.offsets is not None
-    return np.diff(info.offsets.astype(np.int64)) // (PANEL * quant.block_type(info.type).block_bytes + 2)
-
-
-def _supported(info: TensorInfo) -> Any:
-    if info.type not in {t.id for t in quant.TYPES.values()}:
-        known = ", ".join(quant.TYPES)
-        raise UnsupportedError(f"tensor {info.name!r} has type {info.type_name}; supported: {known}", tensor=info.name)
-    return quant.block_type(info.type)
-
-
-# ---- metadata ------------------------------------------------------------------------------------------------------------
-
-
-def _metadata(
-    container: Container, config: ModelConfig, infos: Mapping[str, TensorInfo]
-) -> tuple[dict[str, Typed], dict[str, np.ndarray]]:
-    """Keys of the new file, and tensors that the source says in another way."""
-    source = container.metadata
-    if isinstance(source, Metadata):
-        kept = {
-            key: Typed(source.kinds[key], value)
-            for key, value in source.items()
-            if not key.startswith(DROPPED) and key not in REPLACED
-        }
-        return kept, {}
-    folder = Path(container.path)
-    folder = folder if folder.is_dir() else folder.parent
-    return _metadata_from_config(config, folder)
-
-
-def _metadata_from_config(config: ModelConfig, folder: Path) -> tuple[dict[str, Typed], dict[str, np.ndarray]]:
-    """GGUF keys of a model that came with config.json."""
-    integers = {
-        "block_count": config.layers, "context_length": config.context_length, "embedding_length": config.dim,
-        "feed_forward_length": config.ffn_dim, "attention.head_count": config.heads,
-        "attention.head_count_kv": config.kv_heads, "attention.key_length": config.head_dim,
-        "attention.value_length": config.head_dim, "rope.dimension_count": config.rot, "vocab_size": config.vocab_size,
-    }  # fmt: skip
-    floats = {"attention.layer_norm_rms_epsilon": config.norm_eps, "rope.freq_base": config.rope_theta}
-    at = config.architecture + "."
-    keys = {
-        "general.architecture": Typed(_STRING, config.architecture),
-        "general.type": Typed(_STRING, "model"),
-        "general.name": Typed(_STRING, folder.resolve().name),
-    }
-    keys |= {at + key: Typed(_U32, value) for key, value in integers.items()}
-    keys |= {at + key: Typed(_F32, value) for key, value in floats.items()}
-    extra = {}
-    if config.rope_scaling is not None and config.rope_scaling.kind == "linear":
-        keys[at + "rope.scaling.type"] = Typed(_STRING, "linear")
-        keys[at + "rope.scaling.factor"] = Typed(_F32, config.rope_scaling.factor)
-    elif config.rope_scaling is not None:  # Llama 3.1's blend is said by its divisors
-        plain = rope_frequencies(dataclasses.replace(config, rope_scaling=None))
-        extra["rope_freqs.weight"] = (plain / rope_frequencies(config)).astype(np.float32)
-    return keys | vocabulary_metadata(folder, config.vocab_size), extra
-
-
-def _check_same(before: ModelConfig, after: ModelConfig) -> None:
-    """What the new keys say is what the source said, apart from the order of rotary pairs and the form of scaling."""
-    if before == after:
-        return
-    for field in dataclasses.fields(before):
-        old, new = getattr(before, field.name), getattr(after, field.name)
-        if field.name in ("interleaved", "name", "rope_scaling", "rope_factors") or old == new:
-            continue
-        if isinstance(old, float) and math.isclose(old, new, rel_tol=1e-6):  # GGUF has them in single precision
-            continue
-        raise UnsupportedError(f"GGUF has no way to say that this model's {field.name} is {old!r:.60}", field=field.name)
