@@ -1,4 +1,8 @@
-"""What a parallel region costs, and decoding with two threads while another process burns one of the cores."""
+"""What a parallel region costs, and decoding with two threads while another process burns one of the cores.
+
+A sample of decoding lasts some seconds' worth of the scheduler's time slices: shorter ones say what the last few slices
+happened to be.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from benchmarks import report, synthetic
@@ -18,6 +22,14 @@ from benchmarks.peers.worker import IDLE_SECONDS, Worker, WorkerError
 HOT = 20_000
 IDLE = 0.020
 DECODED = 8
+SAMPLE_SECONDS = 1.5
+CASES = {
+    "1 thread": (1, False),
+    "2 threads": (2, False),
+    "1 thread, one core busy": (1, True),
+    "2 threads, one core busy": (2, True),
+}
+"""Threads, and whether another process burns a core."""
 BURN = "import os, sys\nif hasattr(os, 'sched_setaffinity'): os.sched_setaffinity(0, [int(sys.argv[1])])\nwhile True: pass"
 
 
@@ -48,11 +60,11 @@ def regions(rounds: int) -> dict[str, list[float]]:
 
 
 def decoding(args: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second of both peers with one thread, with two, and with two while a core is busy."""
+    """Tokens a second of both peers in all cases."""
     path = str(synthetic.cached_model(args.models, "1.1b", "q4_0"))
     found: dict[str, Any] = {}
     for name, module in MODULES.items():
-        speeds: dict[str, list[float]] = {"1 thread": [], "2 threads": [], "2 threads, one core busy": []}
+        speeds: dict[str, list[float]] = {case: [] for case in CASES}
         workers: dict[int, Worker] = {}
         try:
             for threads in (1, 2):
@@ -60,11 +72,12 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
                 options = {} if name == OURS else {"repack": True}
                 workers[threads].ask("load", path=path, threads=threads, context_length=128, **options)
             for turn in range(-1, args.rounds):
-                for case, samples in speeds.items():
+                for case, (threads, busy) in CASES.items():
                     time.sleep(IDLE_SECONDS)
-                    seconds = decode(workers[1 if case == "1 thread" else 2], "busy" in case)
+                    with busy_core() if busy else nullcontext():
+                        speed = decode(workers[threads], SAMPLE_SECONDS if turn >= 0 else 0)
                     if turn >= 0:
-                        samples.append(DECODED / seconds)
+                        speeds[case].append(speed)
             found[name] = speeds
         except WorkerError as error:
             found[name] = str(error)
@@ -74,11 +87,13 @@ def decoding(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def decode(worker: Worker, busy: bool) -> float:
-    if not busy:
-        return worker.ask("decode", context=8, tokens=DECODED)
-    with busy_core():
-        return worker.ask("decode", context=8, tokens=DECODED)
+def decode(worker: Worker, at_least: float) -> float:
+    """Tokens a second over so many seconds."""
+    tokens, seconds = 0, 0.0
+    while not tokens or seconds < at_least:
+        seconds += worker.ask("decode", context=8, tokens=DECODED)
+        tokens += DECODED
+    return tokens / seconds
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -93,17 +108,17 @@ def text(data: dict[str, Any]) -> str:
     rows = []
     for name, speeds in data["decode"].items():
         if isinstance(speeds, str):
-            rows.append([name, "failed", "–", "–", "–"])
+            rows.append([name, "failed", *["–"] * (len(CASES) + 1)])
             continue
-        one, two, busy = speeds.values()
-        rows.append([name, *map(report.with_spread, (one, two, busy)), f"{report.paired_ratio(busy, one):.2f}"])
+        one, _, one_busy, two_busy = speeds.values()
+        ratios = [f"{report.paired_ratio(two_busy, base):.2f}" for base in (one, one_busy)]
+        rows.append([name, *map(report.with_spread, speeds.values()), *ratios])
     return "\n\n".join(
         [
             f"A parallel region of two threads: {report.with_spread([t / 1e3 for t in hot])} µs hot,"
             + f" {report.with_spread([t / 1e3 for t in idle])} µs after {IDLE * 1e3:.0f} ms without one.",
-            "Decoding, 1.1b shape in Q4_0, tokens a second (llama.cpp repacked):",
-            report.markdown_table(
-                ["", "1 thread", "2 threads", "2 threads, another process on one of the cores", "of 1 thread's"], rows
-            ),
+            "Decoding, 1.1b shape in Q4_0, tokens a second (llama.cpp repacked); “busy”: another process burns one of"
+            + " the cores. The last two columns: two threads then, as a share of one thread's speed without and with it.",
+            report.markdown_table(["", *CASES, "of 1 thread's", "of 1 thread's, busy"], rows),
         ]
     )
