@@ -4,6 +4,7 @@ A sample takes blocks and frees them from Python; the peers do the same in turn,
 
 * ``malloc, same handle``: the C library behind an extension type with a pool block's contract (`peers/malloc.pyx`;
   needs Cython and a compiler),
+* ``no memory, same handle``: those calls and handles without an allocator, which is what the interpreter itself takes,
 * ``malloc, ctypes``: the C library called from Python,
 * ``bytearray`` and ``numpy.empty``: the usual ways to have bytes (the first zeroes them).
 
@@ -32,6 +33,7 @@ from hyperion.memory import MemoryBudget, MemoryConfig, MemoryPool, enable_memor
 SIZES = (64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 1 << 20)
 LIVE = (1, 256)
 OURS = "pool"
+COMPILED = ("malloc, same handle", "no memory, same handle")
 MOST = 64 << 20
 """Bytes of a sample's blocks together: bytearray touches them all."""
 
@@ -46,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        malloc = compiled_malloc(Path(folder))
-        results = [measure(size, live, malloc, args) for size in SIZES for live in LIVE]
+        compiled = compiled_peers(Path(folder))
+        results = [measure(size, live, compiled, args) for size in SIZES for live in LIVE]
     data: dict[str, Any] = {"machine": machine.describe(), "nanoseconds": results, "tracking": tracking(args)}
     peers = [name for name in results[0]["samples"] if name != OURS]
     rows = [
@@ -77,21 +79,21 @@ def ratio(samples: dict[str, list[float]], peer: str) -> str:
     return f"{report.number(report.paired_ratio(samples[peer], samples[OURS]))} ×" if samples[peer] else "–"
 
 
-def compiled_malloc(folder: Path) -> Any:
-    """The C library's allocator behind a pool's contract, or None where it cannot be built."""
+def compiled_peers(folder: Path) -> dict[str, Any]:
+    """The C library's allocator behind a pool's contract, and nothing behind it; None where they cannot be built."""
     shutil.copy(Path(__file__).parent / "peers" / "malloc.pyx", folder / "hyperion_bench_malloc.pyx")
     build = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "-q", "hyperion_bench_malloc.pyx"]
     try:
         subprocess.run(build, cwd=folder, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.stderr.write(f"without the compiled peer: {error}\n")
-        return None
+        return dict.fromkeys(COMPILED)
     sys.path.insert(0, str(folder))
     try:
-        from hyperion_bench_malloc import Malloc  # type: ignore[import-not-found,unused-ignore]
+        from hyperion_bench_malloc import Malloc, Nothing  # type: ignore[import-not-found,unused-ignore]
     finally:
         sys.path.remove(str(folder))
-    return Malloc()
+    return dict(zip(COMPILED, (Malloc(), Nothing()), strict=True))
 
 
 def ctypes_malloc() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
@@ -108,14 +110,14 @@ def forget(block: object) -> None:
     """Free what goes with its last reference, through a call as the others have it."""
 
 
-def measure(size: int, live: int, malloc: Any, args: argparse.Namespace) -> dict[str, Any]:
+def measure(size: int, live: int, compiled: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Samples of one size in nanoseconds a block, the peers in turn."""
     config = MemoryConfig(initial_pool_size=size * max(LIVE), block_size=size, strategy="POOLED")
     with MemoryPool(config, budget=MemoryBudget(4 * size * max(LIVE) + (1 << 22))) as pool:
         empty, byte = np.empty, np.uint8
         pairs: dict[str, tuple[Callable[..., Any], Callable[..., Any]] | None] = {
             OURS: (pool.alloc, pool.free),
-            "malloc, same handle": (malloc.alloc, malloc.free) if malloc else None,
+            **{name: (peer.alloc, peer.free) if peer else None for name, peer in compiled.items()},
             "malloc, ctypes": ctypes_malloc(),
             "bytearray": (bytearray, forget),
             "numpy.empty": (lambda n: empty(n, byte), forget),
