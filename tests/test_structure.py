@@ -30,7 +30,7 @@ TIERS = [
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(TIERS) for name in names}
-MAY_CALL_KERNELS = {"_kernels", "cpu", "memory", "dense", "tensor", "quantization", "sparse", "loading", "models"}
+MAY_CALL_KERNELS = {"_kernels", "cpu", "memory", "dense", "tensor", "quantization", "sparse", "tokenizer", "loading", "models"}
 FACADES = {"__init__", "__main__"}  # the package's own entry points see everything
 
 MODULES = sorted(SOURCE.rglob("*.py")) + sorted(SOURCE.rglob("*.pyi"))

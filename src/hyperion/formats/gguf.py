@@ -92,6 +92,11 @@ class StringArray(Sequence[str]):
         shown = ", ".join(map(repr, self[:3]))
         return f"StringArray([{shown}{', ...' if len(self) > 3 else ''}], {len(self)} strings)"
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all strings."""
+        return self._ends[-1] - 8 * len(self._ends) if len(self._ends) else 0
+
     def encoded(self) -> bytes:
         """The strings as a file has them, each behind its length of 8 bytes."""
         return bytes(self._data[: self._ends[-1]]) if len(self._ends) else b""

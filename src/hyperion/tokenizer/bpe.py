@@ -221,7 +221,7 @@ def build_bpe(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, frozenset[i
     vocabulary.promote(index)
     if vocabulary.add_bos is None:
         vocabulary.add_bos = style.add_bos and vocabulary.bos_id is not None
-    special = special_tokens(vocabulary, index)
+    special = special_tokens(vocabulary)
     missing = frozenset(b for b, character in BYTE_TO_CHARACTER.items() if character not in index)
     count = len(vocabulary.merges or ())
     pairs: Iterable[tuple[str, str]] = vocabulary.pairs()
@@ -242,14 +242,12 @@ def build_bpe(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, frozenset[i
     return engine, missing
 
 
-def special_tokens(vocabulary: Vocabulary, index: Mapping[str, int]) -> list[tuple[int, str, bool, bool]]:
+def special_tokens(vocabulary: Vocabulary) -> list[tuple[int, str, bool, bool]]:
     """The tokens that are found in raw text: control and unknown on request, user-defined always."""
     wanted = (TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.USER_DEFINED)
-    chosen = {i for i, kind in enumerate(vocabulary.kinds) if kind in wanted}
-    if not chosen:
-        return []
-    names = {i: text for text, i in index.items() if i in chosen}
     return [
-        (i, names[i], vocabulary.kinds[i] != TokenKind.USER_DEFINED, i in vocabulary.stripping) for i in sorted(chosen)
+        (i, vocabulary.text(i), kind != TokenKind.USER_DEFINED, i in vocabulary.stripping)
+        for i, kind in enumerate(vocabulary.kinds)
+        if kind in wanted
     ]
 

@@ -8,28 +8,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import FormatError, InvalidArgumentError
-from .bpe import CHARACTER_TO_BYTE, build_bpe
+from .bpe import CHARACTER_TO_BYTE
 from .engine import guarded, library
-from .sentencepiece import SPACE, build_sentencepiece
+from .sentencepiece import SPACE
 from .stream import ByteStream, WholeStream
-from .vocabulary import TokenKind, Vocabulary
+from .vocabulary import TokenKind
 
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["Codec", "LibraryCodec", "codec_from_vocabulary", "estimate_bytes"]
+__all__ = ["Codec", "LibraryCodec", "PieceCodec", "check_text", "decoder_style", "no_token"]
 
 _SKIPPED = (TokenKind.CONTROL, TokenKind.UNKNOWN)
 _VERBATIM = (TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.USER_DEFINED)
-
-# What a `tokenizers` BPE model keeps, measured as growth of resident memory over real vocabularies of 2,048 to 151,936
-# tokens: the library's own pages, two hash tables of tokens and one of merges (at most 7/8 full, doubling), and a heap
-# block per string.
-_BASE_BYTES = 9 << 20
-_TOKEN_BYTES = 216
-_MERGE_BYTES = 64
-# While it is built: the pairs as strings of Rust's.
-_PAIR_BYTES = 112
 
 
 class Stream(Protocol):
@@ -73,12 +64,11 @@ class Codec(Protocol):
         """Let the engine go."""
 
 
-class LibraryCodec:
-    """A `tokenizers` engine.
+class PieceCodec:
+    """What every engine whose tokens stand for bytes has in common.
 
     Parameters
     ----------
-    engine : tokenizers.Tokenizer
     kinds : mapping of int to int
         The :class:`TokenKind` of every token that is not ordinary text.
     style : {"bytes", "spaces", "whole"}
@@ -100,7 +90,6 @@ class LibraryCodec:
 
     def __init__(
         self,
-        engine: tokenizers.Tokenizer,
         kinds: Mapping[int, int],
         style: str,
         *,
@@ -112,15 +101,13 @@ class LibraryCodec:
         prefix_once: bool = False,
         refuse: Callable[[str], None] | None = None,
     ) -> None:
-        self._engine: Any = engine
         self._kinds = kinds
         self._style = style
         self._bos, self._eos = bos, eos
         self._strips_prefix = strips_prefix
-        self._space = engine.token_to_id(SPACE) if prefix_once else None
+        self._space = self.number(SPACE) if prefix_once else None
         self._prefix_once = prefix_once
         self._refuse = refuse
-        self._lock = threading.Lock()
         self.size = size
         self.memory_bytes = memory_bytes
 
@@ -130,10 +117,7 @@ class LibraryCodec:
             self._refuse(text)
         if self._prefix_once and text:
             text = " " + text
-        # Whether special tokens are parsed is a state of the engine, not an argument: one call at a time.
-        with self._lock, guarded("encode the text", building=False):
-            self._engine.encode_special_tokens = not parse_special
-            ids: list[int] = self._engine.encode(text, add_special_tokens=add_special).ids
+        ids = self._ids(text, add_special, parse_special)
         if self._space is not None and len(ids) > 1 and ids[0] == self._space and self._kinds.get(ids[1]) == TokenKind.CONTROL:
             del ids[0]  # the text starts with a control token: no text is there to put a space before
         if add_special and self._bos is not None:
@@ -142,15 +126,17 @@ class LibraryCodec:
             ids.append(self._eos)
         return ids
 
+    def _ids(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """What the engine makes of a text."""
+        raise NotImplementedError
+
     def token(self, number: int) -> str | None:
         """Text of a token as the vocabulary writes it."""
-        text: str | None = self._engine.id_to_token(number)
-        return text
+        raise NotImplementedError
 
     def number(self, text: str) -> int | None:
         """Id of a token."""
-        number: int | None = self._engine.token_to_id(text)
-        return number
+        raise NotImplementedError
 
     def is_special(self, number: int) -> bool:
         """Whether the token is markup, not text."""
@@ -158,9 +144,9 @@ class LibraryCodec:
 
     def piece(self, token: int, skip_special: bool) -> bytes:
         """The bytes that a token stands for."""
-        text = self._engine.id_to_token(token)
+        text = self.token(token)
         if text is None:
-            raise InvalidArgumentError(f"token {token} is not in the vocabulary of {self.size} tokens", token=token)
+            raise no_token(token, self.size)
         kind = self._kinds.get(token, TokenKind.NORMAL)
         if kind in _VERBATIM:
             return b"" if skip_special and kind in _SKIPPED else text.encode()
@@ -181,12 +167,57 @@ class LibraryCodec:
 
     def decode(self, tokens: Iterable[int], *, skip_special: bool, continuation: bool) -> str:
         """Text of tokens."""
+        return ByteStream(self, skip_special=skip_special, continuation=continuation).decode(tokens)
+
+    def stream(self, *, skip_special: bool, continuation: bool) -> Stream:
+        """Decode as they come."""
+        return ByteStream(self, skip_special=skip_special, continuation=continuation)
+
+    def close(self) -> None:
+        """Let the engine go."""
+        raise NotImplementedError
+
+
+class LibraryCodec(PieceCodec):
+    """A `tokenizers` engine.
+
+    Parameters
+    ----------
+    engine : tokenizers.Tokenizer
+    kinds, style, **options
+        As for :class:`PieceCodec`.
+    """
+
+    def __init__(self, engine: tokenizers.Tokenizer, kinds: Mapping[int, int], style: str, **options: Any) -> None:
+        self._engine: Any = engine
+        self._lock = threading.Lock()
+        super().__init__(kinds, style, **options)
+
+    def _ids(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        # Whether special tokens are parsed is a state of the engine, not an argument: one call at a time.
+        with self._lock, guarded("encode the text", building=False):
+            self._engine.encode_special_tokens = not parse_special
+            ids: list[int] = self._engine.encode(text, add_special_tokens=add_special).ids
+        return ids
+
+    def token(self, number: int) -> str | None:
+        """Text of a token as the vocabulary writes it."""
+        text: str | None = self._engine.id_to_token(number)
+        return text
+
+    def number(self, text: str) -> int | None:
+        """Id of a token."""
+        number: int | None = self._engine.token_to_id(text)
+        return number
+
+    def decode(self, tokens: Iterable[int], *, skip_special: bool, continuation: bool) -> str:
+        """Text of tokens."""
         if self._style != "whole":
-            return ByteStream(self, skip_special=skip_special, continuation=continuation).decode(tokens)
+            return super().decode(tokens, skip_special=skip_special, continuation=continuation)
         ids = list(tokens)
         for token in ids:
             if self._engine.id_to_token(token) is None:
-                raise InvalidArgumentError(f"token {token} is not in the vocabulary of {self.size} tokens", token=token)
+                raise no_token(token, self.size)
         with guarded("decode the tokens", building=False):
             text: str = self._engine.decode(ids, skip_special_tokens=skip_special)
         return text
@@ -194,13 +225,13 @@ class LibraryCodec:
     def stream(self, *, skip_special: bool, continuation: bool) -> Stream:
         """Decode as they come."""
         if self._style != "whole":
-            return ByteStream(self, skip_special=skip_special, continuation=continuation)
+            return super().stream(skip_special=skip_special, continuation=continuation)
         engine = self._engine
         inner = library().decoders.DecodeStream(skip_special_tokens=skip_special)
 
         def step(token: int) -> str | None:
             if engine.id_to_token(token) is None:
-                raise InvalidArgumentError(f"token {token} is not in the vocabulary of {self.size} tokens", token=token)
+                raise no_token(token, self.size)
             with guarded("decode a token", building=False):
                 text: str | None = inner.step(engine, token)
             return text
@@ -212,36 +243,9 @@ class LibraryCodec:
         self._engine = None
 
 
-def codec_from_vocabulary(vocabulary: Vocabulary) -> LibraryCodec:
-    """Make the engine of a vocabulary, which is consumed."""
-    size, merges = len(vocabulary.kinds), len(vocabulary.merges or ())
-    refuse: Callable[[str], None] | None = None
-    if vocabulary.model == "bpe":
-        engine, missing = build_bpe(vocabulary)
-        if missing:
-            refuse = _refuse_bytes(missing)
-    else:
-        engine, alphabet, merges = build_sentencepiece(vocabulary)
-        if alphabet is not None:
-            refuse = _refuse_characters(alphabet)
-    return LibraryCodec(
-        engine,
-        {i: kind for i, kind in enumerate(vocabulary.kinds) if kind != TokenKind.NORMAL},
-        "bytes" if vocabulary.model == "bpe" else "spaces",
-        size=size,
-        memory_bytes=estimate_bytes(size, merges),
-        bos=vocabulary.bos_id if vocabulary.add_bos else None,
-        eos=vocabulary.eos_id if vocabulary.add_eos else None,
-        strips_prefix=vocabulary.add_space_prefix,
-        prefix_once=vocabulary.add_space_prefix and vocabulary.prefix_once,
-        refuse=refuse,
-    )
-
-
-def estimate_bytes(tokens: int, merges: int, *, building: bool = False) -> int:
-    """Bytes that an engine occupies, or, with ``building``, also what it takes to make it."""
-    kept = _BASE_BYTES + tokens * _TOKEN_BYTES + merges * _MERGE_BYTES
-    return kept + merges * _PAIR_BYTES if building else kept
+def no_token(number: int, size: int) -> InvalidArgumentError:
+    """The error for an id that the vocabulary does not have."""
+    return InvalidArgumentError(f"token {number} is not in the vocabulary of {size} tokens", token=number)
 
 
 def decoder_style(engine: tokenizers.Tokenizer) -> tuple[str, bool]:
@@ -261,26 +265,6 @@ def decoder_style(engine: tokenizers.Tokenizer) -> tuple[str, bool]:
         if plain and len(strips) <= 1:
             return "spaces", bool(strips)
     return "whole", False
-
-
-def _refuse_bytes(missing: frozenset[int]) -> Callable[[str], None]:
-    def refuse(text: str) -> None:
-        absent = missing.intersection(text.encode())
-        if absent:
-            raise InvalidArgumentError(f"the vocabulary has no token for byte 0x{min(absent):02X}, which the text holds")
-
-    return refuse
-
-
-def _refuse_characters(alphabet: frozenset[str]) -> Callable[[str], None]:
-    def refuse(text: str) -> None:
-        absent = set(text.replace(" ", SPACE)) - alphabet
-        if absent:
-            raise InvalidArgumentError(
-                f"the vocabulary has no token for {min(absent)!r}, nor byte tokens, nor an unknown token"
-            )
-
-    return refuse
 
 
 def check_text(text: object) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ..errors import FormatError, HyperionIOError
-from .codec import LibraryCodec, decoder_style, estimate_bytes
-from .engine import guarded, library
+from .codec import LibraryCodec, decoder_style
+from .engine import estimate_bytes, guarded, library
 from .vocabulary import ENDS, TokenKind, Vocabulary
 
 __all__ = ["Sidecar", "load_json", "read_bytes"]

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, InvalidArgumentError
-from .codec import Stream, estimate_bytes
-from .engine import guarded, library
+from .codec import Stream
+from .engine import estimate_bytes, guarded, library
 from .huggingface import read_bytes
 from .sentencepiece import SPACE
 from .stream import ByteStream

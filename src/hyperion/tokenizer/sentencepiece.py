@@ -1,4 +1,4 @@
-"""SentencePiece BPE: merges that follow from scores, and the ``.model`` file.
+"""SentencePiece's ``.model`` file.
 
 A ``.model`` file is one protobuf message (``sentencepiece_model.proto``)::
 
@@ -16,113 +16,16 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from ..errors import FormatError, UnsupportedError
-from .bpe import special_tokens
-from .engine import StreamedPairs, add_special, guarded, library
 from .vocabulary import TokenKind, Vocabulary
 
-if TYPE_CHECKING:
-    import tokenizers
-
-__all__ = ["SPACE", "build_sentencepiece", "parse_model"]
+__all__ = ["SPACE", "parse_model"]
 
 #: What a space is inside the vocabulary (U+2581).
 SPACE = "\u2581"
-
-# Finding the merges looks at every split of every token. Real vocabularies need some ten million steps; a file of
-# megabyte-long tokens must not keep the reader busy for hours.
-_SPLIT_WORK = 2_000_000_000
-
-_MERGEABLE = (TokenKind.NORMAL, TokenKind.USER_DEFINED, TokenKind.UNDEFINED)
-
-
-def build_sentencepiece(vocabulary: Vocabulary) -> tuple[tokenizers.Tokenizer, frozenset[str] | None, int]:
-    """Make the engine of a SentencePiece vocabulary, which is consumed.
-
-    Returns
-    -------
-    engine : tokenizers.Tokenizer
-    alphabet : frozenset of str or None
-        The only characters that can be encoded; None if all can, by bytes or as the unknown token.
-    merges : int
-        How many there are.
-
-    Raises
-    ------
-    FormatError
-        If tokens repeat, are too long, or the byte tokens are not ``<0x00>`` to ``<0xFF>``.
-    """
-    lib = library()
-    index = vocabulary.index()
-    vocabulary.promote(index)
-    if vocabulary.add_bos is None:
-        vocabulary.add_bos = vocabulary.bos_id is not None
-    special = special_tokens(vocabulary, index)
-    wrong = next((text for text, i in index.items() if vocabulary.kinds[i] == TokenKind.BYTE and not _is_byte(text)), None)
-    if wrong is not None:
-        raise FormatError(f"a byte token must read <0x00> to <0xFF>, got {wrong!r:.40}", token=wrong)
-    every_byte = all(f"<0x{b:02X}>" in index for b in range(256))
-    unknown = None
-    if vocabulary.unk_id is not None:
-        unknown = vocabulary.tokens[vocabulary.unk_id]
-    alphabet = None if every_byte or unknown is not None else frozenset(text for text in index if len(text) == 1)
-    pairs = _merges(vocabulary, index)
-
-    def release() -> None:
-        index.clear()
-        vocabulary.release()
-
-    with guarded("build the tokenizer", building=True):
-        model = lib.models.BPE(
-            index, StreamedPairs(len(pairs), pairs, release), unk_token=unknown, fuse_unk=True, byte_fallback=every_byte
-        )
-        engine = lib.Tokenizer(model)
-        engine.normalizer = lib.normalizers.Sequence(_normalizers(vocabulary, lib.normalizers, lib.Regex))
-        add_special(engine, special)
-    return engine, alphabet, len(pairs)
-
-
-def _is_byte(text: str) -> bool:
-    return len(text) == 6 and text[:3] == "<0x" and text[5] == ">" and set(text[3:5]) <= set("0123456789ABCDEF")
-
-
-def _merges(vocabulary: Vocabulary, index: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a third, best score of the third first.
-
-    SentencePiece joins, again and again, the neighbours whose union has the highest score, the leftmost of equals. A
-    ranked list of pairs does the same when pairs that make one token stand together, the longer left part first.
-    """
-    kinds, scores, tokens = vocabulary.kinds, vocabulary.scores or (), vocabulary.tokens
-    whole = [i for i, kind in enumerate(kinds) if kind in _MERGEABLE and len(tokens[i]) > 1]
-    work = sum(len(tokens[i]) ** 2 for i in whole)
-    if work > _SPLIT_WORK:
-        longest = max(whole, key=lambda i: len(tokens[i]))
-        raise FormatError(f"the tokens are too long to be words: token {longest} has {len(tokens[longest])} characters")
-    parts = {text for text, i in index.items() if kinds[i] in _MERGEABLE}
-    whole.sort(key=lambda i: (-scores[i], i))
-    found: list[tuple[str, str]] = []
-    for i in whole:
-        text = tokens[i]
-        for at in range(len(text) - 1, 0, -1):
-            left, right = text[:at], text[at:]
-            if left in parts and right in parts:
-                found.append((left, right))
-    return found
-
-
-def _normalizers(vocabulary: Vocabulary, kinds: Any, regex: Any) -> list[Any]:
-    """What happens to a text before its tokens are looked for, in order."""
-    steps = []
-    if vocabulary.charsmap:
-        steps.append(kinds.Precompiled(vocabulary.charsmap))
-    if vocabulary.squeeze_spaces:
-        steps += [kinds.Replace(regex("^ +| +$"), ""), kinds.Replace(regex(" {2,}"), " ")]
-    if vocabulary.add_space_prefix and not vocabulary.prefix_once:
-        steps.append(kinds.Prepend(SPACE))
-    return [*steps, kinds.Replace(" ", SPACE)]
 
 
 def parse_model(data: bytes, *, max_tokens: int | None = None) -> Vocabulary:

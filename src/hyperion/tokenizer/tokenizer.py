@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, HyperionIOError, InvalidArgumentError
-from .codec import Codec, Stream, check_text, codec_from_vocabulary, estimate_bytes
+from .building import codec_from_vocabulary, estimate_metadata
+from .codec import Codec, Stream, check_text
 from .engine import release_memory
 from .huggingface import Sidecar, load_json, read_bytes
 from .plain import open_plain
 from .sentencepiece import parse_model
-from .vocabulary import MERGES_KEY, TOKENS_KEY, Vocabulary, check_max_tokens, read_metadata
+from .vocabulary import Vocabulary, check_max_tokens, read_metadata
 
 __all__ = ["Tokenizer", "TokenizerConfig"]
 
@@ -156,14 +157,9 @@ class Tokenizer:
 
     @staticmethod
     def estimate_memory(metadata: Mapping[str, Any], *, building: bool = True) -> int:
-        """Bytes that the tokenizer will occupy, with `building` at its peak while it is made: from the lengths of the
+        """Bytes that the tokenizer will occupy, with `building` at its peak while it is made: from the sizes of the
         arrays alone."""
-        tokens = metadata.get(TOKENS_KEY)
-        merges = metadata.get(MERGES_KEY)
-        n_tokens = len(tokens) if hasattr(tokens, "__len__") else 0  # type: ignore[arg-type]
-        # A SentencePiece vocabulary has no list; its pairs are two to three for each token.
-        n_merges = len(merges) if hasattr(merges, "__len__") else 3 * n_tokens  # type: ignore[arg-type]
-        return estimate_bytes(n_tokens, n_merges, building=building)
+        return estimate_metadata(metadata, building=building)
 
     # --- what it is
 

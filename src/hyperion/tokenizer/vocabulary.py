@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import enum
 import importlib
-import math
 import numbers
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ..errors import FormatError, InvalidArgumentError, UnsupportedError
 
@@ -297,6 +298,10 @@ class Vocabulary:
             ends.discard(index["</s>"])  # Gemma 4: ordinary text
             self.kinds[index["</s>"]] = TokenKind.NORMAL
 
+    def text(self, number: int) -> str:
+        """The text of a token; an empty one gets a name."""
+        return self.tokens[number] or f"[EMPTY_{number}]"
+
     def index(self) -> dict[str, int]:
         """Token text to id.
 
@@ -307,8 +312,7 @@ class Vocabulary:
         """
         table: dict[str, int] = {}
         for i, text in enumerate(self.tokens):
-            if not text:
-                text = f"[EMPTY_{i}]"
+            text = text or self.text(i)
             first = table.setdefault(text, i)
             if first != i:
                 raise FormatError(f"token {text!r} is twice in the vocabulary, as {first} and as {i}", tokens=(first, i))
@@ -428,7 +432,7 @@ def _tokens(metadata: Mapping[str, Any]) -> Sequence[str]:
     value = _array(metadata, TOKENS_KEY)
     if value is None or len(value) == 0:
         raise FormatError(f"{TOKENS_KEY!r} is missing or empty", key=TOKENS_KEY)
-    if not isinstance(value, list):
+    if not isinstance(value, Sequence):
         value = list(value)
     kinds = set(map(type, value))
     if kinds != {str}:
@@ -446,12 +450,14 @@ def _merges(metadata: Mapping[str, Any]) -> Sequence[str]:
     return value
 
 
-def _column(metadata: Mapping[str, Any], key: str, total: int, *, integers: bool) -> list[Any] | None:
+def _column(metadata: Mapping[str, Any], key: str, total: int, *, integers: bool) -> Any:
     value = _array(metadata, key)
     if value is None:
         return None
     if len(value) != total:
         raise FormatError(f"{key} has {len(value)} entries for {total} tokens", key=key)
+    if not integers and getattr(getattr(value, "dtype", None), "kind", "") == "f" and value.ndim == 1:
+        return value  # as it is: a list of so many floats is ten times as large
     column: list[Any] = value.tolist() if hasattr(value, "tolist") else list(value)
     allowed = {int} if integers else {int, float}
     found = set(map(type, column))
@@ -461,12 +467,12 @@ def _column(metadata: Mapping[str, Any], key: str, total: int, *, integers: bool
     return column
 
 
-def _checked_scores(scores: Iterable[float]) -> list[float]:
-    checked = [float(s) for s in scores]
-    for i, score in enumerate(checked):
-        if not math.isfinite(score):
-            raise FormatError(f"{SCORES_KEY}[{i}] is {score}; scores must be finite", key=SCORES_KEY, index=i)
-    return checked
+def _checked_scores(scores: Sequence[float]) -> Sequence[float]:
+    wrong = np.flatnonzero(~np.isfinite(np.asarray(scores, np.float64)))
+    if len(wrong):
+        i = int(wrong[0])
+        raise FormatError(f"{SCORES_KEY}[{i}] is {scores[i]}; scores must be finite", key=SCORES_KEY, index=i)
+    return scores
 
 
 def check_max_tokens(max_tokens: object) -> int | None:

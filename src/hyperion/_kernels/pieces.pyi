@@ -1,0 +1,29 @@
+import numpy as np
+
+NEVER: int
+MOST_BYTES: int
+
+
+def work_bytes(nbytes: int) -> int: ...
+
+
+class Pieces:
+    def __init__(
+        self,
+        text: bytes,
+        starts: np.ndarray,
+        ranks: np.ndarray,
+        byte_pieces: np.ndarray | None = None,
+        unknown: int | None = None,
+        words: bool = False,
+    ) -> None: ...
+    @property
+    def repeated(self) -> tuple[int, int] | None: ...
+    def __len__(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def words(self) -> bool: ...
+    def find(self, text: bytes) -> int | None: ...
+    def piece(self, number: int) -> bytes | None: ...
+    def encode(self, text: bytes) -> np.ndarray: ...
