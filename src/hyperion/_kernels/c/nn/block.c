@@ -9,9 +9,9 @@ HYP_INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 typedef struct {
     float *norm;      /* [tokens, max(dim, heads * head_dim)]: normalised input; later the attention's output */
+    float *sum;       /* [tokens, dim]: what is added to the residual; shares its space with norm, packed by then */
     float *q, *k, *v; /* [tokens, heads * head_dim], [tokens, kv_heads * head_dim] twice */
     float *gate, *up; /* [tokens, ffn_dim]; share their space with q, k, v */
-    float *sum;       /* [tokens, dim]: what is added to the residual */
     uint8_t *act;     /* packed activations */
     uint8_t *attn;    /* per worker */
     size_t attn_stride, bytes;
@@ -30,13 +30,12 @@ static layout make_layout(const hyp_shape *s, size_t m, size_t workers, uint8_t 
     const size_t qkv = round64(m * qd * 4) + 2 * round64(m * kd * 4), ffn = 2 * round64(m * s->ffn_dim * 4);
     layout l;
     size_t at = 0;
-    l.norm = (float *)(base + at), at += round64(m * wide * 4);
+    l.norm = l.sum = (float *)(base + at), at += round64(m * wide * 4);
     l.q = l.gate = (float *)(base + at);
     l.k = (float *)(base + at + round64(m * qd * 4));
     l.v = (float *)(base + at + round64(m * qd * 4) + round64(m * kd * 4));
     l.up = (float *)(base + at + round64(m * s->ffn_dim * 4));
     at += qkv > ffn ? qkv : ffn;
-    l.sum = (float *)(base + at), at += round64(m * s->dim * 4);
     l.act = base + at, at += round64(hyp_act_bytes(-1, m, widest));
     l.attn = base + at, l.attn_stride = attn_worker_bytes(s), at += workers * l.attn_stride;
     l.bytes = at;
