@@ -54,6 +54,24 @@ def test_workers_take_part():
     assert probe_busy(Team(1), 20, 1_000) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs threads that can be kept on a core")
+def test_workers_on_the_callers_core():
+    """They give way in short regions and take part in a long one; both are whole."""
+    found = []
+
+    def use():
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # this thread, and those that it starts
+        team, hits = Team(3), np.zeros(101, np.int32)
+        for _ in range(300):
+            probe_count(team, hits, 2)
+        found.extend([(hits == 300).all(), probe_busy(team, 300, 1_000_000) > 0])
+
+    caller = threading.Thread(target=use)
+    caller.start()
+    caller.join()
+    assert found == [True, True]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_region_in_a_region_is_serial(threads):
     team = Team(threads)
