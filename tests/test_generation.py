@@ -9,6 +9,7 @@ import hyperion
 from hyperion.cli.common import model_path
 from hyperion.generation import Sampler
 from hyperion.generation.stops import StopFilter
+from hyperion.memory import format_size
 
 PROMPT = "ROMEO:\nWhat"
 
@@ -173,3 +174,36 @@ def test_a_stop_string_across_tokens_ends_the_stream(model):
     assert stopped[-1].finish_reason == "stop"
     assert len(stopped) < len(full)
     assert model.generate([PROMPT, PROMPT], temperature=0, max_length=40, stop=stop) == [text[:at]] * 2
+
+
+@pytest.mark.parametrize("prompt", [b"abc", bytearray(b"abc"), [1.5], [1, 2.0], np.array([1.0]), [None], 7, None, [[1, 2.5]]], ids=repr)
+def test_what_is_neither_text_nor_ids_is_refused(model, prompt):
+    with pytest.raises(hyperion.InvalidArgumentError, match="text or token ids"):
+        model.generate(prompt, max_length=1)
+
+
+def test_ids_of_a_session_are_integers_and_not_cut_off(model):
+    with model.session() as session:
+        for tokens in ([1.5], np.array([2.0], np.float32), b"abc", [True], [2**70], ["1"], None, [[1], [2, 3]]):
+            with pytest.raises(hyperion.InvalidArgumentError, match="tokens are integers"):
+                session.eval(tokens)
+        for tokens in ([], [[1]], 3):
+            with pytest.raises(hyperion.InvalidArgumentError, match="one dimension"):
+                session.eval(tokens)
+        expected = session.eval([1, 2])
+        for tokens in (np.array([1, 2], np.uint8), (1, 2), np.array([1, 2], np.int32)):
+            session.truncate(0)
+            assert np.array_equal(session.eval(tokens), expected)
+    assert np.array_equal(model.logits(np.array([1, 2], np.int16)), model.logits([1, 2]))
+
+
+def test_paths_and_what_a_model_says_of_itself(streamed):
+    assert f"context of 256, {format_size(streamed.plan.budget)} of memory" in repr(streamed)
+    with model_path(None) as path:
+        with hyperion.load_model(str(path).encode(), threads=1) as model:
+            assert model.path == str(path)
+            assert "llama" in repr(model)
+        assert "closed" in repr(model)
+    for nothing in (None, 3):
+        with pytest.raises(hyperion.InvalidArgumentError, match="str or PathLike"):
+            hyperion.load_model(nothing)

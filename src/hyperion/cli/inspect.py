@@ -22,7 +22,8 @@ SHOWN_ITEMS = 8
 def command(model: str | None, tensors: bool, json_output: bool) -> None:
     """Print MODEL's architecture, metadata, tokenizer, tensors, types and sizes; no weights are read.
 
-    MODEL is a .gguf file or a Hugging Face directory; without it, the small model that ships in the package.
+    MODEL is a .gguf or .hyperion file or a Hugging Face directory; without it, the small model that ships in the
+    package.
     """
     from hyperion.formats import open_container
 

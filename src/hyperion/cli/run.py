@@ -51,7 +51,7 @@ def command(
 ) -> None:
     """Continue a prompt. Without MODEL, the small model that ships in the package.
 
-    MODEL is a .gguf file or a Hugging Face directory. Only the text goes to standard output.
+    MODEL is a .gguf or .hyperion file or a Hugging Face directory. Only the text goes to standard output.
 
     A configuration file has the section load_model (path, memory_budget, threads, ...) and those of the classes
     GenerationConfig, MemoryConfig, MemoryOptimizerConfig, ProgressiveLoaderConfig and LayerSchedulerConfig.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -15,6 +16,7 @@ from hyperion.generation.config import GenerationConfig
 from hyperion.generation.perplexity import perplexity
 from hyperion.generation.pruning import PruneResult, measure
 from hyperion.generation.streaming import Chunk, stream_tokens
+from hyperion.memory import format_size
 from hyperion.models import Session, Transformer
 from hyperion.models.prune import PruneConfig
 
@@ -239,13 +241,21 @@ class Model(Transformer):
         after = None if text is None else measure(self, text)
         return PruneResult(tuple(tensors), weights, self.plan.weight_bytes, before, after)
 
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"<Model {self.path!r}: closed>"
+        held = f"{format_size(self.plan.budget)} of memory, {format_size(self.plan.streamed_bytes)} read in every pass"
+        return f"<Model {self.path!r}: {self.config.architecture}, context of {self.context_length}, {held}>"
+
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
         else:
             try:
-                ids = [int(t) for t in prompt]
-            except (TypeError, ValueError):
+                if isinstance(prompt, (bytes, bytearray, memoryview)):  # text that was not decoded would pass for ids
+                    raise TypeError
+                ids = [operator.index(t) for t in prompt]
+            except TypeError:
                 raise InvalidArgumentError(f"a prompt is text or token ids, not {type(prompt).__name__}") from None
         self.check_prompt(ids)
         return ids

@@ -101,13 +101,13 @@ class Transformer:
         self._spool: SpoolFile | None = None
         self._tuning: Any = None  # EngineTuning while the model is open
         self.scheduler: Any = None
-        self.path = os.fspath(path)
         self.threads = _thread_count(threads)
         if io not in IO_MODES:
             raise InvalidArgumentError(f"io is {io!r}, expected one of {', '.join(IO_MODES)}")
         self._io, self._kv_type = io, kv_type
         limit = available_memory() if memory_budget is None else parse_size(memory_budget)
         self.container = open_container(path)
+        self.path = os.fsdecode(path)
         self.budget = MemoryBudget(limit, parent=process_budget(), name=os.path.basename(self.path.rstrip(os.sep)))
         try:
             self.config, self._tensors = describe_model(self.container)
@@ -469,9 +469,12 @@ class Transformer:
         if session.model is not self:
             raise InvalidArgumentError("the session belongs to another model")
         try:
-            ids = np.asarray(tokens, dtype=np.int64)
-        except (TypeError, ValueError, OverflowError):
-            raise InvalidArgumentError(f"tokens are integers, not {tokens!r:.60}") from None
+            given = np.asarray(tokens)
+        except (TypeError, ValueError):
+            given = np.empty(1, object)
+        if given.size and given.dtype.kind not in "iu":  # a float is refused and not cut off, and bytes are no ids
+            raise InvalidArgumentError(f"tokens are integers, not {tokens!r:.60}")
+        ids = given.astype(np.int64)
         if ids.ndim != 1 or ids.size == 0:
             raise InvalidArgumentError(f"expected one or more token ids in one dimension, got shape {ids.shape}")
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
