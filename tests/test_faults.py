@@ -64,7 +64,7 @@ def test_a_failed_session_leaves_the_model_usable(path):
 
 
 SCRIPT = """
-    import sys, time
+    import sys
     import hyperion
     model = hyperion.load_model(sys.argv[1], memory_budget=sys.argv[2], context_length=512, threads=2)
     ids = [(7 * i) % 2000 + 3 for i in range(500)]
@@ -74,8 +74,7 @@ SCRIPT = """
             with model.session() as session:
                 session.eval(ids)
     except KeyboardInterrupt:
-        caught = time.time()
-    print(repr(caught), flush=True)
+        print("caught", flush=True)
     with model.session() as session:
         print(len(session.eval(ids[:5])), flush=True)
 """
@@ -90,7 +89,7 @@ def test_control_c_stops_a_prefill_and_the_model_lives_on(path, budget):
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        assert float(process.stdout.readline()) > 0
+        assert process.stdout.readline() == "caught\n"
         assert process.stdout.readline() == "2048\n"
         assert process.wait(timeout=30) == 0
     finally:
