@@ -49,7 +49,7 @@ cdef class PageBuffer:
     nbytes : int
         Size; 0 is allowed.
     huge : bool
-        Ask for huge pages when the buffer has 4 MiB or more (the start is then aligned to 2 MiB). False
+        Ask for huge pages when the buffer has 2 MiB or more (the start is then aligned to 2 MiB). False
         declines them, so that memory becomes resident page by page as it is touched.
     on_release : callable, optional
         Called without arguments after the pages went back to the system.

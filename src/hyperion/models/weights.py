@@ -361,7 +361,8 @@ class ModelWeights:
         self._note_uses(layers)
         if schedule.pieces:
             self._ring_buffer = allocate(self.budget, "stream ring", plan.slots * plan.slot_bytes)
-            self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, plan.slots - 1, self.io)
+            readers = plan.slots // 2 + 1  # about half of a reader's time goes into packing
+            self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, readers, self.io)
         if plan.embedding_pinned:
             name, rows, cols = self.config.embedding
             source: Any = self.pinned[-1].view if self.config.tied else _view(self._embedding_buffer)

@@ -22,26 +22,27 @@ PANEL = 16
 CHUNKS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Numbers of prompt tokens that one pass may take."""
 
-SLOTS = 4
-"""Ring slots: one computed with, the others being filled."""
+HUGE_PAGE = 2 << 20
+"""What a read fills at a disk's full speed: memory in one piece. Scattered pages make a device copy page by page, at half the
+speed; so slots are parts of a huge page, or whole ones."""
 
-LEAST_SLOT, GOOD_SLOT = 1 << 18, 1 << 20
-"""A slot of the smallest plan, and one that reads at most of a disk's speed and so comes before pinning anything, in bytes;
-less for a model whose weights are not many times the ring."""
+LEAST_RING, GOOD_RING = HUGE_PAGE, 4 * HUGE_PAGE
+"""The ring of the smallest plan, and one that reads at a disk's speed and so comes before pinning anything, in bytes; less for a
+model whose weights are not many times the ring."""
 
-SLOTS_IN_WEIGHTS = 256
+FEW_SLOTS, MANY_SLOTS = 4, 8
+"""One computed with, some being read, some being packed. A small ring has few, because small reads are slow ones."""
+
+RINGS_IN_WEIGHTS = 64
 
 SLOT_SLACK = 8192
 """Direct reads start and end at multiples of the disk's block."""
-
-MAX_SLOT = 2 << 20
-"""The largest slot of the ring, in bytes: with three of them in flight larger ones read no faster, and pinned weights do."""
 
 STREAM_CHUNK, STREAM_ROWS = 64, 16
 """Prompt tokens of a pass, and rows of logits, that a streamed plan takes at most, unless a batch asks for more. A pass of so
 many computes longer than any but the slowest disk reads, so that more of them gain little, and pinned weights more."""
 
-RING_SHARE, CHUNK_SHARE, LOGITS_SHARE = 24, 40, 96
+CHUNK_SHARE, LOGITS_SHARE = 40, 96
 """What a streamed plan gives to its buffers: one part in so many of what is above the smallest plan."""
 
 FEW = 8
@@ -273,10 +274,16 @@ def _resident(sizes: ModelSizes, budget: int, context: int, batch: int) -> Memor
     return None
 
 
-def _least_slot(sizes: ModelSizes) -> int:
-    """A slot holds at least one panel of every matrix."""
+def _ring(sizes: ModelSizes, nbytes: int) -> dict[str, int]:
+    """Slots and their size, of a ring of at most so many bytes that lies well in huge pages; one panel of every matrix has to
+    fit a slot."""
     panel = max(m.panel_bytes for layer in sizes.layers for m in layer.matrices)
-    return _round_up(max(panel + SLOT_SLACK, min(LEAST_SLOT, sizes.weights // SLOTS_IN_WEIGHTS)), PAGE)
+    nbytes = min(GOOD_RING, nbytes, sizes.weights // RINGS_IN_WEIGHTS)
+    slots = MANY_SLOTS if nbytes >= GOOD_RING else FEW_SLOTS
+    slot = 1 << (max(PAGE, nbytes // slots).bit_length() - 1)
+    while slot < panel + SLOT_SLACK:
+        slot += min(slot, HUGE_PAGE)
+    return {"slots": slots, "slot_bytes": slot}
 
 
 def _round_up(n: int, to: int) -> int:
@@ -286,9 +293,7 @@ def _round_up(n: int, to: int) -> int:
 def _least(sizes: ModelSizes, context: int, batch: int) -> MemoryPlan:
     """Nothing pinned, the smallest ring, one token of every sequence a pass."""
     none = tuple(tuple(0 for _ in layer.matrices) for layer in sizes.layers)
-    return _assemble(
-        sizes, 0, context, batch, batch, embedding_pinned=False, pinned=none, slots=SLOTS, slot_bytes=_least_slot(sizes)
-    )
+    return _assemble(sizes, 0, context, batch, batch, embedding_pinned=False, pinned=none, **_ring(sizes, LEAST_RING))
 
 
 def _least_of_all(sizes: ModelSizes, context: int, batch: int) -> MemoryPlan:
@@ -307,10 +312,8 @@ def _streamed(sizes: ModelSizes, budget: int, context: int, batch: int, least: M
     few = max(batch, FEW)  # enough to verify a draft, even where it takes more than its share
     chunk = _chunk(sizes, batch, max(spare // CHUNK_SHARE, min(sizes.scratch(few), spare // FEW)))
     rows = _logits_rows(sizes, min(chunk, max(batch, STREAM_ROWS)), batch, max(spare // LOGITS_SHARE, min(sizes.logits(few), spare // FEW)))
-    # the ring's share grows with the budget until its slots are as large as a disk likes
-    slot = max(spare // RING_SHARE // SLOTS, min(GOOD_SLOT, spare // 2 // SLOTS, sizes.weights // SLOTS_IN_WEIGHTS))
-    slot = max(least.slot_bytes, min(MAX_SLOT, _round_up(slot, PAGE)))
-    plan = dataclasses.replace(least, budget=budget, chunk=chunk, logits_rows=rows, slots=SLOTS, slot_bytes=slot)
+    ring = _ring(sizes, max(LEAST_RING, spare // 2))
+    plan = dataclasses.replace(least, budget=budget, chunk=chunk, logits_rows=rows, **ring)
     bare = _repin(sizes, plan, least.pinned)
     if bare.total > budget:  # barely above the floor
         plan, bare = least, least
@@ -328,12 +331,11 @@ def pin_plan(
     MemoryBudgetError
         If the budget does not hold it.
     """
-    slots, slot = plan.slots, plan.slot_bytes
-    if slots == 0 and _pinned_bytes(sizes, pinned) < sizes.weights:
-        slots, slot = SLOTS, min(MAX_SLOT, max(_least_slot(sizes), _round_up(plan.budget // RING_SHARE // SLOTS, PAGE)))
+    ring = {"slots": plan.slots, "slot_bytes": plan.slot_bytes}
+    if plan.slots == 0 and _pinned_bytes(sizes, pinned) < sizes.weights:
+        ring = _ring(sizes, plan.budget // 2)
     new = _assemble(
-        sizes, plan.budget, context_length, plan.chunk, plan.logits_rows, embedding_pinned=embedding, pinned=pinned,
-        slots=slots, slot_bytes=slot,
+        sizes, plan.budget, context_length, plan.chunk, plan.logits_rows, embedding_pinned=embedding, pinned=pinned, **ring
     )  # fmt: skip
     if new.total > plan.budget:
         raise MemoryBudgetError(

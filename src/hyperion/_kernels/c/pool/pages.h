@@ -5,7 +5,7 @@
 #include "common/hyp.h"
 
 #define HYP_HUGE_PAGE ((size_t)2 << 20)
-#define HYP_HUGE_FROM (2 * HYP_HUGE_PAGE) /* smaller buffers do not gain from huge pages */
+#define HYP_HUGE_FROM HYP_HUGE_PAGE /* smaller buffers have no whole one */
 
 typedef struct {
     uint8_t *data;

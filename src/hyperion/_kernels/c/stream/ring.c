@@ -2,8 +2,10 @@
 
 #include <stdlib.h>
 
+#include "stream/choice.h"
+#include "stream/evict.h"
+
 enum { MAX_READERS = 16, POLL_MS = 20 };
-enum { TRIAL_BYTES = 24 << 20, OFTEN = 16, RARELY = 256 }; /* a trial of the other mode, and trials' lengths from one to the next */
 #define LEAST_LAG ((uint64_t)4 << 20)
 
 typedef struct {
@@ -27,10 +29,9 @@ struct hyp_ring {
     uint8_t *memory, *temp;
     size_t temp_bytes, slots, slot_bytes, readers, window;
     slot_state *slot;
-    int io, direct;                            /* direct: the mode that has been faster of late */
-    uint64_t begun, trial, mark, length, every; /* chunks: begun; a trial's first; first measured; in a trial; between trials */
-    double active, active_since, mark_active;  /* seconds in which a reader was busy; until the mark */
-    uint64_t mark_bytes;
+    hyp_choice choice;            /* of the way to read */
+    int way;                      /* of the last chunk begun */
+    double active, active_since;  /* seconds in which a reader was busy; since when one is */
     uint64_t lag;                 /* bytes of page cache behind a buffered read that other readers may want */
     hyp_mutex lock;
     hyp_cond filled, freed;
@@ -73,10 +74,10 @@ hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memor
     if (!r) return NULL;
     r->pieces = pieces, r->n = n, r->chunks = pieces[n - 1].chunk + 1;
     if (slots > r->chunks) slots = r->chunks; /* a piece is in the ring once at a time */
-    r->memory = memory, r->slots = r->window = slots, r->slot_bytes = slot_bytes, r->io = io;
+    r->memory = memory, r->slots = r->window = slots, r->slot_bytes = slot_bytes;
     r->readers = readers < MAX_READERS ? readers : MAX_READERS;
-    r->length = TRIAL_BYTES / slot_bytes < 4 ? 4 : TRIAL_BYTES / slot_bytes;
-    r->direct = 1, r->trial = r->length, r->mark = r->length / 2, r->every = OFTEN;
+    const int direct = io != HYP_IO_BUFFERED, allowed[HYP_READ_WAYS] = {direct, direct && hyp_can_evict(), io != HYP_IO_DIRECT};
+    hyp_choice_init(&r->choice, allowed, slot_bytes, slots);
     r->lag = 2 * (uint64_t)slots * slot_bytes;
     if (r->lag < LEAST_LAG) r->lag = LEAST_LAG;
     r->temp_bytes = largest_panel(pieces, n);
@@ -109,35 +110,8 @@ static int file_changed(const hyp_file *file)
 
 static double active_seconds(const hyp_ring *r) { return r->active + (r->busy ? hyp_seconds() - r->active_since : 0); }
 
-/* What all readers together reached since the mark. */
-static void measure(hyp_ring *r, int direct)
-{
-    const double seconds = active_seconds(r) - r->mark_active;
-    if (seconds > 0)
-        *(direct ? &r->stats.direct_rate : &r->stats.buffered_rate) = (double)(r->stats.bytes_used - r->mark_bytes) / seconds;
-}
-
-/* Direct or buffered, for the next chunk: the one that has been faster of late; now and then a run of chunks by the other, because
- * disks change their mind. The first half of a run is not measured: the system starts to read ahead, or stops. Trials that change
- * nothing become rarer. The lock is held. */
-static int choose_direct(hyp_ring *r)
-{
-    if (r->io != HYP_IO_AUTO) return r->io == HYP_IO_DIRECT;
-    const uint64_t chunk = r->begun++;
-    if (chunk == r->mark) r->mark_active = active_seconds(r), r->mark_bytes = r->stats.bytes_used;
-    if (chunk == r->trial) measure(r, r->direct), r->mark = chunk + r->length / 2;
-    if (chunk == r->trial + r->length) {
-        const int before = r->direct;
-        measure(r, !before);
-        r->direct = r->stats.direct_rate >= r->stats.buffered_rate;
-        r->every = r->direct != before ? OFTEN : r->every < RARELY ? 2 * r->every : RARELY;
-        r->trial = chunk + r->every * r->length, r->mark = chunk + r->length / 2;
-    }
-    return chunk >= r->trial ? !r->direct : r->direct;
-}
-
 /* Read every piece of a chunk into its slot. The lock is not held. */
-static int fill(hyp_ring *r, uint64_t chunk, size_t slot, int mode, uint8_t *temp, int64_t *piece, int *error)
+static int fill(hyp_ring *r, uint64_t chunk, size_t slot, int way, uint8_t *temp, int64_t *piece, int *error)
 {
     const size_t c = (size_t)(chunk % r->chunks);
     for (size_t i = r->first[c]; i < r->first[c + 1]; i++) {
@@ -146,11 +120,12 @@ static int fill(hyp_ring *r, uint64_t chunk, size_t slot, int mode, uint8_t *tem
         *piece = (int64_t)i;
         *error = HYP_READ_CHANGED;
         if (i == r->first[c] && file_changed(p->extent.file)) return HYP_ERROR_IO;
-        const int direct = mode && p->extent.file->direct >= 0;
+        const int direct = way != HYP_READ_BUFFERED && p->extent.file->direct >= 0;
+        uint8_t *const buffer = r->memory + slot * r->slot_bytes + p->at;
         hyp_extent extent = p->extent;
         extent.check = chunk < r->chunks; /* the file is checked for changes, so once is enough */
-        const int status =
-            hyp_extent_read(&extent, direct, r->memory + slot * r->slot_bytes + p->at, temp, &r->panels[i], &s, error);
+        if (way == HYP_READ_EVICTED) hyp_evict(buffer, hyp_extent_buffer_bytes(hyp_extent_panel_bytes(&extent)));
+        const int status = hyp_extent_read(&extent, direct, buffer, temp, &r->panels[i], &s, error);
         if (status != HYP_OK) return status;
         if (!direct) hyp_drop_behind(&p->extent, r->lag);
         hyp_lock(&r->lock);
@@ -174,12 +149,16 @@ static HYP_THREAD_RESULT read_on(void *arg)
         }
         const uint64_t chunk = r->next_fill++;
         const size_t slot = (size_t)(chunk % r->slots);
-        const int direct = choose_direct(r);
+        const int way = hyp_choice_next(&r->choice, r->stats.bytes_used, active_seconds(r));
+        const int turn = way != r->way && (way == HYP_READ_BUFFERED || r->way == HYP_READ_BUFFERED);
+        r->way = way;
         if (r->busy++ == 0) r->active_since = hyp_seconds();
         hyp_unlock(&r->lock);
+        /* what the system read ahead for nobody would make the next buffered run look fast */
+        if (turn) hyp_drop_cache(r->pieces[r->first[chunk % r->chunks]].extent.file->buffered, 0, 0);
         int64_t piece = 0;
         int error = 0;
-        const int status = fill(r, chunk, slot, direct, self->temp, &piece, &error);
+        const int status = fill(r, chunk, slot, way, self->temp, &piece, &error);
         hyp_lock(&r->lock);
         if (--r->busy == 0) r->active += hyp_seconds() - r->active_since;
         if (status == HYP_OK) {
@@ -345,6 +324,9 @@ void hyp_ring_get_stats(hyp_ring *r, hyp_ring_stats *stats)
 {
     hyp_lock(&r->lock);
     *stats = r->stats;
+    const double *rate = r->choice.rate;
+    stats->direct_rate = rate[HYP_READ_DIRECT] > rate[HYP_READ_EVICTED] ? rate[HYP_READ_DIRECT] : rate[HYP_READ_EVICTED];
+    stats->buffered_rate = rate[HYP_READ_BUFFERED];
     hyp_unlock(&r->lock);
 }
 
