@@ -1,6 +1,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 
+cdef extern from "stream/evict.h" nogil:
+    int hyp_can_evict()
+
+
 cdef extern from "stream/ring.h" nogil:
     enum:
         HYP_OK
@@ -57,7 +61,7 @@ cdef extern from "stream/ring.h" nogil:
 
     ctypedef struct hyp_ring_stats:
         uint64_t passes, chunks_filled, bytes_read, bytes_used
-        double read_seconds, wait_seconds, direct_rate, buffered_rate
+        double read_seconds, wait_seconds, direct_rate, evicted_rate, buffered_rate
 
     hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
                               size_t readers, int io)

@@ -184,6 +184,11 @@ def piece_buffer_bytes(size_t panel_bytes):
     return hyp_extent_buffer_bytes(panel_bytes)
 
 
+def can_evict():
+    """Whether this processor gives lines of its caches back on demand, which is one of the ring's ways to read."""
+    return bool(hyp_can_evict())
+
+
 def inject_read_failure(int64_t n, int error=5):
     """Testing: the nth read from now on fails with this errno (0: the file seems short). n = 0 switches it off."""
     hyp_reader_inject(n, error)

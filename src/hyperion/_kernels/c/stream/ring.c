@@ -324,9 +324,9 @@ void hyp_ring_get_stats(hyp_ring *r, hyp_ring_stats *stats)
 {
     hyp_lock(&r->lock);
     *stats = r->stats;
-    const double *rate = r->choice.rate;
-    stats->direct_rate = rate[HYP_READ_DIRECT] > rate[HYP_READ_EVICTED] ? rate[HYP_READ_DIRECT] : rate[HYP_READ_EVICTED];
-    stats->buffered_rate = rate[HYP_READ_BUFFERED];
+    stats->direct_rate = r->choice.rate[HYP_READ_DIRECT];
+    stats->evicted_rate = r->choice.rate[HYP_READ_EVICTED];
+    stats->buffered_rate = r->choice.rate[HYP_READ_BUFFERED];
     hyp_unlock(&r->lock);
 }
 

@@ -21,7 +21,8 @@ typedef struct {
     uint64_t passes, chunks_filled, bytes_read, bytes_used;
     double read_seconds;   /* summed over the readers */
     double wait_seconds;   /* that the consumer waited for data */
-    double direct_rate, buffered_rate; /* bytes a second of all readers when last measured; 0 where not tried */
+    /* bytes a second of all readers when last measured, 0 where not tried; evicted: direct, into lines that no cache holds */
+    double direct_rate, evicted_rate, buffered_rate;
 } hyp_ring_stats;
 
 /* pieces and memory (slots * slot_bytes, 4096-aligned) stay the caller's and must outlive the ring. NULL without memory. */
