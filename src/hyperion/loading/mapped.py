@@ -8,14 +8,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperion._kernels import stream
 from hyperion.errors import (
-    FormatError,
     HyperionError,
     HyperionRuntimeError,
     InvalidArgumentError,
@@ -30,10 +28,8 @@ from hyperion.loading.descriptors import (
     MappedModelStats,
     MmapConfig,
     create_default_mmap_config,
-    dtype_of,
-    is_aligned,
-    stored_shape,
 )
+from hyperion.loading.layer_reads import LayerReader, called
 from hyperion.loading.layers import group_layers
 from hyperion.loading.pages import AROUND, FileMapping
 from hyperion.loading.workers import Workers
@@ -52,25 +48,8 @@ __all__ = [
     "open_mapped_model",
 ]
 
-CHUNK = 4 << 20
-"""Bytes of one read: large enough for the disk's full speed, small enough to stop soon."""
-MOST_CHECKED = 16 << 20
-"""The longest run of bytes with one checksum that is held to check it."""
 POLL = 0.05
 """Seconds between looks at signals while waiting."""
-
-
-def _runs(info: TensorInfo) -> Iterator[tuple[int, int, slice | None]]:
-    """A tensor's bytes in runs of about CHUNK: (first byte, bytes, which checksums they have to have)."""
-    bounds = info.checked_runs if info.checksums else np.zeros(1, np.uint64)
-    if len(bounds) == 1 or int(np.diff(bounds).max()) > MOST_CHECKED:
-        yield from ((at, min(CHUNK, info.nbytes - at), None) for at in range(0, info.nbytes, CHUNK))
-        return
-    first = 0
-    while first < len(bounds) - 1:
-        last = max(first + 1, int(np.searchsorted(bounds, bounds[first] + np.uint64(CHUNK), side="right")) - 1)
-        yield int(bounds[first]), int(bounds[last] - bounds[first]), slice(first, last)
-        first = last
 
 
 class MappedModel:
@@ -130,6 +109,7 @@ class MappedModel:
         self._accesses = 0
         self._loose: set[int] = set()  # layers that were too large to be kept and have been handed out
         self._stats = MappedModelStats()
+        self._reader = LayerReader(self.container, self._maps)
         self._workers = Workers("hyperion-prefetch")
         self._closed = False
         _models.add(self)
@@ -241,7 +221,7 @@ class MappedModel:
         if load:
             arrays = self._load(layer)
         elif not hit:
-            arrays = self._arrays(layer)
+            arrays = self._reader.arrays(layer, self._count_bytes)
         with self._lock:
             if not layer.descriptor.is_active:
                 self._loose.add(layer.index)
@@ -377,10 +357,14 @@ class MappedModel:
 
     def _check_files(self, layer: Layer) -> None:
         for path in {t.path for t in layer.tensors}:
-            self.container.check_unchanged(path, self._called(layer))
+            self.container.check_unchanged(path, called(layer))
 
-    def _called(self, layer: Layer) -> str:
-        return f"layer {layer.index} ({layer.name})"
+    def _count_bytes(self, nbytes: int) -> None:
+        """Count bytes that were read; before each read it comes with 0, and raises if the model was closed meanwhile."""
+        with self._lock:
+            if not nbytes:
+                self._check_open()
+            self._add(bytes_read=nbytes)
 
     def _add(self, **counts: int) -> None:
         self._stats = dataclasses.replace(self._stats, **{k: getattr(self._stats, k) + n for k, n in counts.items()})
@@ -434,7 +418,7 @@ class MappedModel:
             elif refusal is not None:
                 raise refusal
             else:  # nothing is kept: the sum cannot pass the limit
-                raise HyperionRuntimeError(f"{self._called(layer)}: {self._used} bytes are kept by nobody")
+                raise HyperionRuntimeError(f"{called(layer)}: {self._used} bytes are kept by nobody")
 
     def _victim(self, layer: Layer, ahead: bool) -> Layer | None:
         """The layer to give up: of the lowest priority, and among those the one that is needed last."""
@@ -469,8 +453,8 @@ class MappedModel:
         arrays: dict[str, np.ndarray] = {}
         whole = False
         try:
-            arrays = self._arrays(layer)
-            self._read(layer)
+            arrays = self._reader.arrays(layer, self._count_bytes)
+            self._reader.read(layer, self._count_bytes)
             whole = True
         finally:
             with self._lock:
@@ -485,55 +469,6 @@ class MappedModel:
                     self._give_back(layer)
                 self._lock.notify_all()
         return arrays
-
-    def _arrays(self, layer: Layer) -> dict[str, np.ndarray]:
-        """Views of all tensors; those that are not aligned to their type are read into memory of their own."""
-        arrays = {}
-        for t in layer.tensors:
-            self._check_open()
-            dtype = dtype_of(t)
-            if not is_aligned(t):
-                array = np.empty(t.nbytes // dtype.itemsize, dtype)
-                self.container.read_into(t, array.view(np.uint8), what=self._called(layer))
-                self._maps[t.path].forget(t.offset, t.offset + t.nbytes)
-                array.flags.writeable = False
-                with self._lock:
-                    self._add(bytes_read=t.nbytes)
-            else:
-                array = self._maps[t.path].view(t.offset, t.nbytes, dtype)
-            try:
-                arrays[t.name] = array.reshape(stored_shape(t))
-            except ValueError:  # values of less than a byte that do not fill the rows' bytes
-                arrays[t.name] = array
-        return arrays
-
-    def _read(self, layer: Layer) -> None:
-        """Read through the page cache, which fails cleanly where touching a mapping would not, then map the pages."""
-        scratch = np.empty(min(CHUNK, layer.size), np.uint8)
-        for t in layer.tensors:
-            if not is_aligned(t):  # a copy, already read
-                continue
-            for at, n, sums in _runs(t):
-                self._check_open()
-                if n > len(scratch):
-                    scratch = np.empty(n, np.uint8)
-                self.container.read_into(t, scratch[:n], at, n, what=self._called(layer))
-                if sums is not None:
-                    self._verify(layer, t, scratch[:n], sums)
-                self._maps[t.path].populate(t.offset + at, t.offset + at + n, self._called(layer))
-                with self._lock:
-                    self._add(bytes_read=n)
-
-    def _verify(self, layer: Layer, info: TensorInfo, data: np.ndarray, sums: slice) -> None:
-        """Compare with these of the checksums that the file has."""
-        assert info.checksums is not None
-        bounds = info.checked_runs[sums.start : sums.stop + 1]
-        at = int(bounds[0])
-        found = np.empty(len(bounds) - 1, np.uint32)
-        stream.checksums(data, bounds - bounds[0], found)
-        if not np.array_equal(found, info.checksums[sums]):
-            message = f"{self._called(layer)}: tensor {info.name!r} of {info.path!r} is damaged: a checksum does not fit"
-            raise FormatError(message, path=info.path, offset=info.offset + at, tensor=info.name)
 
     def _drop(self, layer: Layer) -> None:
         if layer.descriptor.is_active:
