@@ -229,7 +229,7 @@ static size_t least_tokens(int type)
             hyp_mul_##name##_ahead_avx512(w, rows, k, act, m, out, ldo);                                                \
             return;                                                                                                     \
         }                                                                                                               \
-        const hyp_strips strips = {type, unpack_##name, strip_of(type)};                                                \
+        const hyp_strips strips = {type, unpack_##name, strip_of(type), 1};                                                \
         configure(m < HYP_ACT_TILE ? m : HYP_ACT_TILE);                                                                 \
         hyp_strips_mul_avx512(&strips, w, rows, k, act, m, out, ldo);                                                   \
         _tile_release();                                                                                                \

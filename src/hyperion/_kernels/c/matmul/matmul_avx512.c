@@ -23,7 +23,8 @@ static int is_intel(void)
 #define PRODUCT(function, name, type, ahead)                                                                            \
     void function(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)           \
     {                                                                                                                   \
-        const hyp_strips strips = {type, hyp_unpack_##name##_avx512, hyp_strip_mul_avx512(type)};                       \
+        const hyp_strips strips = {type, hyp_unpack_##name##_avx512, hyp_strip_mul_avx512(type),                         \
+                                   hyp_strip_passes_avx512(type)};                                                      \
         if (m == 1) hyp_gemv_##name##_avx512(w, rows, k, act, out, ahead);                                              \
         else hyp_strips_mul_avx512(&strips, w, rows, k, act, m, out, ldo);                                              \
     }

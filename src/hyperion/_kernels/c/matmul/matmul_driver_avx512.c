@@ -60,6 +60,7 @@ static void panels_times_groups(const job *j, const uint8_t *w, size_t panels, s
         for (size_t g = 0; g < j->groups; g++, act += j->group_bytes) {
             const size_t first = g * HYP_ACT_TILE, tokens = smaller(HYP_ACT_TILE, j->tokens - first);
             for (size_t p = 0; p < panels; p++) ahead.w[p] = w + p * stride + at + bytes + g * n * ahead.w_step;
+            ahead.act = g + 1 < j->groups ? act + j->group_bytes : b + n < blocks ? j->act + (b + n) * j->act_record : NULL;
             if (b + n == blocks) fetch_outputs(out + first * j->ldo, j->ldo, panels, tokens);
             j->strips->mul(area->strip, panels, n, act, tokens, &area->sums[0][g], &ahead);
         }
@@ -72,7 +73,7 @@ void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, s
     const int is_float = hyp_act_is_float(s->type);
     const size_t step = is_float ? 1 : HYP_BLOCK, all = (m + HYP_ACT_TILE - 1) / HYP_ACT_TILE;
     job j = {.strips = s, .ldo = ldo, .step = step, .most = is_float ? HYP_STRIP_K : HYP_STRIP_BLOCKS};
-    if (all == 1 && !is_float) j.most /= 2; /* bound by memory: read it in smaller steps */
+    if (!is_float && (all == 1 || s->passes > 1)) j.most /= 2; /* bound by memory: read it in smaller steps; or more for L1 */
     j.len = hyp_block_len(s->type);
     j.record = HYP_PANEL * hyp_block_bytes(s->type);
     j.act_record = hyp_act_group_bytes(is_float, HYP_ACT_TILE, step);

@@ -114,7 +114,7 @@ static void strip_mul(const hyp_strip *strip, size_t panels, size_t n, const uin
     void hyp_mul_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
                                  size_t ldo)                                                                            \
     {                                                                                                                   \
-        const hyp_strips strips = {type, unpack_##name, strip_mul};                                                     \
+        const hyp_strips strips = {type, unpack_##name, strip_mul, 1};                                                     \
         if (m == 1) gemv(type, w, rows, k, act, out);                                                                   \
         else hyp_strips_mul_avx512(&strips, w, rows, k, act, m, out, ldo);                                              \
     }

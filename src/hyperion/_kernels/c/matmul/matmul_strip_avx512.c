@@ -1,6 +1,7 @@
-/* A strip of unpacked weights times one group of 16 tokens, with vpdpbusd. The 8 weight vectors of a block and up to 16
- * float accumulators stay in registers; activations come as 4-byte broadcasts from memory, which costs no vector port. */
-#include "matmul/tokens_avx512.h"
+/* A strip of unpacked weights times one group of 16 tokens, with vpdpbusd. Activations come as 4-byte broadcasts from memory,
+ * which costs no vector port. Q6_K and Q2_K: the 8 weight vectors of a block and up to 16 float accumulators stay in
+ * registers. The other types: tokens_pair_avx512.h. */
+#include "matmul/tokens_pair_avx512.h"
 
 /* `type`: one of the types of a shape and zero point, as a constant. */
 HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_block *from, size_t n, const uint8_t *act,
@@ -23,12 +24,49 @@ HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_block *from, s
     for (int t = 0; t < tokens; t++) _mm512_store_ps(sums->at[t], acc[t]);
 }
 
+/* Four tokens' share of a record is not a stream that the hardware would prefetch. */
+HYP_INLINE void fetch_next(int panels, const hyp_ahead *ahead, size_t i)
+{
+    for (int p = 0; p < panels; p++) hyp_fetch_ahead_avx512(ahead, (size_t)p, i, 1);
+    if (!ahead->act) return;
+    HYP_UNROLL
+    for (size_t line = 0; line < HYP_ACT_RECORD; line += 64)
+        _mm_prefetch((const char *)ahead->act + i * HYP_ACT_RECORD + line, _MM_HINT_T0);
+}
+
+/* One or two panels, four tokens at a time: see tokens_pair_avx512.h. */
+HYP_INLINE void panels_times(int type, int panels, const hyp_strip *strip, size_t n, const uint8_t *act, size_t tokens,
+                             const hyp_token_values *values, hyp_strip_sums *sums, const hyp_ahead *ahead)
+{
+    for (size_t t = 0; t < tokens; t += HYP_PAIR_TOKENS) {
+        hyp_pair_tokens from = hyp_pair_tokens_at(act, values, t);
+        hyp_pair_sums acc[2];
+        HYP_UNROLL
+        for (int p = 0; p < panels; p++)
+            HYP_UNROLL
+            for (int u = 0; u < HYP_PAIR_TOKENS; u++) acc[p].at[u] = _mm512_load_ps(sums[p * HYP_STRIP_GROUPS].at[t + (size_t)u]);
+        for (size_t i = 0; i < n; i++, hyp_pair_tokens_next(&from)) {
+            if (t == 0) fetch_next(panels, ahead, i);
+            hyp_blocks_times_four_avx512(type, panels, strip->block + i, &from, acc);
+        }
+        HYP_UNROLL
+        for (int p = 0; p < panels; p++)
+            HYP_UNROLL
+            for (int u = 0; u < HYP_PAIR_TOKENS; u++) _mm512_store_ps(sums[p * HYP_STRIP_GROUPS].at[t + (size_t)u], acc[p].at[u]);
+    }
+}
+
 /* Four sizes: a token that does not exist costs as much as one that does. */
 HYP_INLINE void strip_times(int type, const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens,
                             hyp_strip_sums *sums, const hyp_ahead *ahead)
 {
     hyp_token_values values[HYP_STRIP_BLOCKS];
     for (size_t i = 0; i < n; i++) hyp_token_values_avx512(type, act + i * HYP_ACT_RECORD, &values[i]);
+    if (hyp_strip_passes_avx512(type) > 1 && tokens > 8) { /* fewer are bound by the unpacking: no second pass */
+        if (panels == 2) panels_times(type, 2, strip, n, act, tokens, values, sums, ahead);
+        else panels_times(type, 1, strip, n, act, tokens, values, sums, ahead);
+        return;
+    }
     for (size_t p = 0; p < panels; p++, strip++, sums += HYP_STRIP_GROUPS) {
         if (tokens <= 4) panel_times(type, 4, strip->block, n, act, values, sums, ahead, p);
         else if (tokens <= 8) panel_times(type, 8, strip->block, n, act, values, sums, ahead, p);

@@ -62,6 +62,7 @@ typedef void (*hyp_strip_unpack_fn)(const uint8_t *rec, size_t n, hyp_strip *str
 typedef struct {
     const uint8_t *w[HYP_STRIP_PANELS]; /* this call's share of the next strips */
     size_t w_step;                      /* bytes of w a block */
+    const uint8_t *act;                 /* the activations that come after this call's; or NULL */
 } hyp_ahead;
 
 /* The share of blocks i .. i+n-1, to the second-level cache: the first has no room for it. */
@@ -81,6 +82,7 @@ typedef struct {
     int type;
     hyp_strip_unpack_fn unpack;
     hyp_strip_mul_fn mul;
+    int passes; /* how often mul reads a strip and its activations */
 } hyp_strips;
 
 void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, size_t k, const void *act, size_t m,
@@ -91,6 +93,13 @@ HYP_BLOCK_TYPES_AVX512(HYP_UNPACK_AVX512)
 
 /* The product with vpdpbusd of a block type's strips. */
 hyp_strip_mul_fn hyp_strip_mul_avx512(int type);
+
+/* How often it reads a strip: tokens go four by four in the shapes SYM and MIN. */
+HYP_INLINE int hyp_strip_passes_avx512(int type)
+{
+    const int shape = hyp_shape_avx512(type);
+    return shape == HYP_SHAPE_SYM || shape == HYP_SHAPE_MIN ? HYP_ACT_TILE / 4 : 1;
+}
 
 /* Whole products, as in the table. On Intel's processors one core does not reach its share of the memory's bandwidth by
  * the hardware's prefetch alone: a plain read gains 20% from a prefetch half a KiB ahead (Sapphire Rapids), and one
