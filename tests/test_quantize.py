@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import weakref
 
 import gguf
 import numpy as np
@@ -127,7 +128,7 @@ def test_blocks_show_their_scales():
     assert quantize_tensor(w, "f16").scales is None
 
 
-@pytest.mark.parametrize("kind", ["q4_0", "q4_k", "bf16"])
+@pytest.mark.parametrize("kind", [*LEGACY, *SEARCHED, "f32"])
 def test_products(kind):
     rng = np.random.default_rng(5)
     w, x = weights(rng, 37, 512), rng.standard_normal((3, 512)).astype(F32)
@@ -141,7 +142,19 @@ def test_products(kind):
     assert q.linear(x[::-1], out) is out
     assert (np.abs(out - want[::-1]) <= bound[::-1]).all()
     quantize_tensor(2 * w, kind, out=q)  # the panels of before are not used again
-    assert (np.abs(q.linear(x) - 2 * want) <= 2.1 * bound).all()
+    twice = reference.linear(kind, q.codes.ravel(), 37, 512, x)[0]
+    assert np.abs(twice).max() > 1.5 * np.abs(want).max()
+    assert (np.abs(q.linear(x) - twice) <= 2.1 * bound).all()
+    held = weakref.ref(q.codes)
+    blocks, nbytes, values = q.codes.copy(), q.nbytes, q.dequantize()
+    product = q.linear(x)
+    assert held() is None  # the panels hold the weights, and nothing else does
+    assert q.nbytes == nbytes
+    assert np.array_equal(q.codes, blocks)
+    assert np.array_equal(q.linear(x), product)
+    assert np.array_equal(q.dequantize(), values)
+    q.linear(x)
+    assert np.array_equal(pickle.loads(pickle.dumps(q)).linear(x), product)
     with pytest.raises(errors.InvalidArgumentError, match="512"):
         q.linear(x[:, :511])
     with pytest.raises(errors.UnsupportedError, match="block format"):
@@ -307,6 +320,36 @@ def test_large_groups_do_not_depend_on_threads():
             plain = quantize_tensor(w, dataclasses.replace(config, method="absmax"))
             of = 1 if method == "hqq" else 0
             assert norms(one.dequantize() - w)[of] <= norms(plain.dequantize() - w)[of]
+
+
+@pytest.mark.parametrize("method", ["mse", "hqq"])
+@pytest.mark.parametrize(
+    ("shape", "cut"),
+    [((40, 263), {"axis": -1}), ((40, 263), {"group_size": 32}), ((700, 37), {"axis": 1}), ((5, 70, 6), {"axis": 1})],
+    ids=str,
+)
+def test_groups_searched_side_by_side(method, shape, cut):
+    w = weights(np.random.default_rng(10), *shape)
+    config = QuantizationConfig(bits=4, symmetric=False, method=method, **cut)
+    first = quantize_tensor(w, config, threads=1, simd=LEVELS[0])
+    for level in LEVELS:
+        for source in (w, np.asfortranarray(w)):
+            q = quantize_tensor(source, config, threads=3, simd=level)
+            assert np.array_equal(q.codes, first.codes)
+            assert np.array_equal(q.scales, first.scales)
+            assert np.array_equal(q.zero_points, first.zero_points)
+    # a few groups alone take the other way, whose sums are in another order
+    apart = {"axis": (slice(None), slice(0, 9)), "group_size": (slice(0, 1), slice(0, 96))}[next(iter(cut))]
+    power = 2.0 if method == "mse" else 0.7
+    alone, among = (
+        (np.abs(quantize_tensor(v, config).dequantize()[apart] - v[apart]) ** power).sum()
+        for v in (np.ascontiguousarray(w[apart]), w)
+    )
+    assert abs(alone - among) <= 2e-3 * among
+    bad = w.copy()
+    bad.reshape(-1)[77] = np.nan
+    with pytest.raises(errors.InvalidArgumentError, match="NaN|nan"):
+        quantize_tensor(bad, config)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

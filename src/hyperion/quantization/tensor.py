@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,9 @@ class QuantizedTensor:
             raise InvalidArgumentError(f"shape must be a sequence of integers, not {shape!r}") from None
         if any(n < 0 for n in self.shape):
             raise InvalidArgumentError(f"shape {self.shape} has a negative dimension")
+        self._lock = threading.Lock()
         self._panels: PackedMatrix | None = None
+        self._held: Array | None
         self._kind: BlockType | None = None
         self._layout: integer.Layout | None = None
         self._scales: Array | None = None
@@ -69,7 +72,7 @@ class QuantizedTensor:
             spec.check()
             self._layout = integer.Layout.of(self.shape, spec)
             dtype = np.int8 if spec.bits == 8 else np.uint8
-            self._codes = _stored("codes", codes, self._layout.codes_shape, dtype)
+            self._held = _stored("codes", codes, self._layout.codes_shape, dtype)
             self._scales = _stored("scales", scales, self._layout.params_shape, np.float32)
             if not spec.symmetric:
                 self._zeros = _stored("zero_points", zero_points, self._layout.params_shape, np.float32)
@@ -79,7 +82,7 @@ class QuantizedTensor:
             self._kind = quant.block_type(spec)
             if scales is not None or zero_points is not None:
                 raise InvalidArgumentError(f"{self._kind.name} keeps its scales in the blocks")
-            self._codes = _stored("codes", codes, blocks.data_shape(self._kind, self.shape), np.uint8)
+            self._held = _stored("codes", codes, blocks.data_shape(self._kind, self.shape), np.uint8)
 
     # ---- What it is
 
@@ -100,8 +103,32 @@ class QuantizedTensor:
 
     @property
     def codes(self) -> Array:
-        """The stored codes themselves: int8 of the weights' shape, packed nibbles, or blocks (see the class)."""
+        """The stored codes themselves: int8 of the weights' shape, packed nibbles, or blocks (see the class).
+
+        A product moves blocks into panels, the layout that is multiplied, and this moves them back: the weights are in memory once.
+        So blocks that were taken before a product are no longer the tensor's own after it.
+        """
         return self._codes
+
+    @property
+    def _codes(self) -> Array:
+        with self._lock:
+            if self._held is None:
+                assert self._kind is not None
+                assert self._panels is not None
+                held = arrays.new(blocks.data_shape(self._kind, self.shape), np.uint8)
+                self._panels.unpack(held.reshape(-1))
+                self._held, self._panels = held, None
+            return self._held
+
+    def _multiplied(self) -> PackedMatrix:
+        """The matrix as panels, which then hold the weights instead of the blocks."""
+        with self._lock:
+            if self._panels is None:
+                assert self._held is not None
+                self._panels = self._pack(self._held, None)
+                self._held = None
+            return self._panels
 
     @property
     def scales(self) -> Array | None:
@@ -131,6 +158,8 @@ class QuantizedTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
+        if self._kind is not None:
+            return int(np.prod(blocks.data_shape(self._kind, self.shape), dtype=object))
         return self._codes.nbytes + sum(a.nbytes for a in (self._scales, self._zeros) if a is not None)
 
     @property
@@ -177,24 +206,27 @@ class QuantizedTensor:
         UnsupportedError
             Unless the tensor is a matrix of a block format, and not empty.
         """
+        return self._pack(self._codes, out)
+
+    def _pack(self, codes: Array, out: Any) -> PackedMatrix:
         if self._kind is None or self.ndim != 2 or not self.size:
             raise UnsupportedError(
                 f"only matrices of a block format multiply as they are, not {self.format} of shape {self.shape}: "
                 "dequantize, or quantize to a block format"
             )
         rows, cols = self.shape
-        return quant.pack(self._kind, self._codes.data, rows, cols, out)
+        return quant.pack(self._kind, codes.data, rows, cols, out)
 
     def linear(
         self, x: ArrayLike, out: NDArray[np.float32] | None = None, *, threads: int | None = None, simd: str | None = None
     ) -> NDArray[np.float32]:
         """``x @ W.T`` for x [m, columns] or [columns]: float32 [m, rows] or [rows].
 
-        The first product packs the panels, which stay with the tensor until it is written again. x is quantized to 8 bits by
-        blocks of 32 unless the format is a float one.
+        The first product packs the blocks into panels, which hold the weights from then on: until something else asks for the
+        blocks (`codes`, `scales`, `minima`, `dequantize`, an ``out=``), they are not in memory twice but for the moment of packing.
+        x is quantized to 8 bits by blocks of 32 unless the format is a float one.
         """
-        if self._panels is None:
-            self._panels = self.packed()
+        panels = self._multiplied()
         try:
             rows = np.asarray(x, np.float32)
         except (TypeError, ValueError) as error:
@@ -206,7 +238,7 @@ class QuantizedTensor:
             _check_out(out, shape, np.dtype(np.float32), contiguous=False)
         matrix = np.ascontiguousarray(rows.reshape(-1, self.shape[1]))
         target = None if out is None else out.reshape(-1, self.shape[0]) if out.ndim == 2 else out[np.newaxis]
-        product = matmul.linear(self._panels, matrix, simd, cpu.shared_team(threads), target)
+        product = matmul.linear(panels, matrix, simd, cpu.shared_team(threads), target)
         return out if out is not None else product.reshape(shape)
 
     def __matmul__(self, x: ArrayLike) -> NDArray[np.float32]:
@@ -219,7 +251,13 @@ class QuantizedTensor:
         return f"QuantizedTensor({self.shape}, {self.format!r}, {self.nbytes} bytes)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_panels": None}
+        state = {**self.__dict__, "_held": self._codes, "_panels": None}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
 
 def _stored(name: str, array: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -298,7 +336,6 @@ def quantize_tensor(
                 if not array.flags.writeable:
                     raise InvalidArgumentError("out is read-only")
                 arrays.check_apart("out", array, values)
-    out._panels = None
     team = cpu.shared_team(threads)
     if out._kind is not None:
         blocks.quantize(values, out._kind, out._codes, team, simd)
