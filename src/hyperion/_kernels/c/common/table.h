@@ -126,6 +126,14 @@ typedef struct {
     void (*floats[HYP_TYPES])(const uint8_t *src, size_t blocks, float *x);
 } hyp_quantize_kernels;
 
+/* fit and hqq for HYP_EACH groups side by side: x is [n][HYP_EACH], and n at most HYP_EACH_ROWS, which are summed in float. */
+#define HYP_EACH 16
+#define HYP_EACH_ROWS 256
+typedef struct {
+    void (*fit)(const float *x, size_t n, const float *scale, const float *zero, int bits, double sums[5][HYP_EACH]);
+    void (*hqq)(const float *x, size_t n, const float *scale, const float *zero, int bits, float beta, double sums[5][HYP_EACH]);
+} hyp_search_kernels;
+
 /* ---- Activations ------------------------------------------------------------------------------------------------------
  * out[i] = f(x[i]) for i < n; out may be x. A value does not depend on its place. */
 enum { HYP_RELU = 0, HYP_SILU = 1, HYP_GELU = 2, HYP_GELU_ERF = 3, HYP_TANH = 4, HYP_SIGMOID = 5, HYP_MAPS = 6 };
@@ -198,6 +206,7 @@ typedef struct {
     hyp_gemm_kernel gemm;
     hyp_quantize_kernels quantize;
     hyp_sparse_kernels sparse;
+    hyp_search_kernels search;
 } hyp_table;
 
 /* Each <family>_<isa>.c exports one function that fills the entries it implements; a level's table starts as a copy of

@@ -322,7 +322,20 @@ HYP_INLINE float power_07(float a)
     const int32_t shift = (whole - 64 + 127) << 23;
     float power;
     memcpy(&power, &shift, 4);
-    return a > 9.5367431640625e-7f ? fraction * power : 0.0f;
+    power *= fraction;
+    memcpy(&b, &power, 4);
+    return float_of(b & -(int32_t)(a > 9.5367431640625e-7f)); /* a mask: a choice would become a branch, and loops no vectors */
+}
+
+/* For a weight in units of the scale: |error|^0.7, and code - (x - shrunk error). */
+HYP_INLINE void hqq_value(float v, float zero, float low, float high, float weight, float *norm, float *shift)
+{
+    const float code = rounded_within(v + zero, low, high), e = v - (code - zero);
+    const float a = e < 0.0f ? -e : e, b = a < 1e6f ? a : 1e6f, power = power_07(b);
+    const float left = a - weight * power / (b > 1e-20f ? b : 1e-20f); /* |e|^(p-1) / beta less */
+    const float kept = left > 0.0f ? left : 0.0f;
+    *norm = power;
+    *shift = code - (v - (e < 0.0f ? -kept : kept));
 }
 
 /* One iteration's sums of HQQ (Badri and Shaji, "Half-Quadratic Quantization", 2023), in units of the scale, so that the
@@ -335,14 +348,7 @@ static void affine_hqq(const float *x, size_t n, float scale, float zero, int bi
     for (size_t at = 0; at < n; at += CHUNK) {
         const size_t count = n - at < CHUNK ? n - at : CHUNK;
         float norm[CHUNK] = {0.0f}, shift[CHUNK] = {0.0f};
-        for (size_t i = 0; i < count; ++i) {
-            const float v = x[at + i] * inverse, code = rounded_within(v + zero, low, high), e = v - (code - zero);
-            const float a = e < 0.0f ? -e : e, b = a < 1e6f ? a : 1e6f, power = power_07(b);
-            const float left = a - weight * power / (b > 1e-20f ? b : 1e-20f); /* |e|^(p-1) / beta less */
-            const float kept = left > 0.0f ? left : 0.0f;
-            norm[i] = power;
-            shift[i] = code - (v - (e < 0.0f ? -kept : kept));
-        }
+        for (size_t i = 0; i < count; ++i) hqq_value(x[at + i] * inverse, zero, low, high, weight, norm + i, shift + i);
         for (size_t i = 0; i < CHUNK; i += LANES) {
             norms = lanes_add(norms, lanes_load(norm + i));
             shifts = lanes_add(shifts, lanes_load(shift + i));
@@ -350,6 +356,47 @@ static void affine_hqq(const float *x, size_t n, float scale, float zero, int bi
     }
     s[0] += (double)lanes_sum(norms);
     s[1] += (double)lanes_sum(shifts);
+}
+
+/* ---- The same for sixteen groups, one in a lane -------------------------------------------------------------------------- */
+
+HYP_INLINE void add_to(double sums[LANES], lanes v)
+{
+    float f[LANES];
+    lanes_store(f, v);
+    for (int j = 0; j < LANES; ++j) sums[j] += (double)f[j];
+}
+
+static void affine_fit_each(const float *x, size_t n, const float *scale, const float *zero, int bits, double s[5][LANES])
+{
+    const lanes low = lanes_set(code_low(bits)), high = lanes_set(code_high(bits));
+    const lanes step = lanes_load(scale), inverse = lanes_inverse(step), shift = lanes_load(zero);
+    lanes e = lanes_set(0.0f), q = e, qq = e, xq = e, sum = e;
+    for (; n; --n, x += LANES) {
+        const lanes v = lanes_load(x), code = lanes_code(lanes_add(lanes_mul(v, inverse), shift), low, high);
+        const lanes d = lanes_sub(v, lanes_mul(lanes_sub(code, shift), step));
+        e = lanes_add(e, lanes_mul(d, d));
+        q = lanes_add(q, code);
+        qq = lanes_add(qq, lanes_mul(code, code));
+        xq = lanes_add(xq, lanes_mul(v, code));
+        sum = lanes_add(sum, v);
+    }
+    add_to(s[0], e), add_to(s[1], q), add_to(s[2], qq), add_to(s[3], xq), add_to(s[4], sum);
+}
+
+static void affine_hqq_each(const float *x, size_t n, const float *scale, const float *zero, int bits, float beta,
+                            double s[5][LANES])
+{
+    const float low = code_low(bits), high = code_high(bits), weight = 1.0f / beta;
+    float inverse[LANES], norm[LANES], shift[LANES];
+    lanes norms = lanes_set(0.0f), shifts = norms;
+    lanes_store(inverse, lanes_inverse(lanes_load(scale)));
+    for (; n; --n, x += LANES) {
+        for (int j = 0; j < LANES; ++j) hqq_value(x[j] * inverse[j], zero[j], low, high, weight, norm + j, shift + j);
+        norms = lanes_add(norms, lanes_load(norm));
+        shifts = lanes_add(shifts, lanes_load(shift));
+    }
+    add_to(s[0], norms), add_to(s[1], shifts);
 }
 
 #endif

@@ -1,119 +1,20 @@
 /* Cuts arrays into pieces that stay in the first-level cache, converts what is not contiguous float32 on the way, and gives
  * the pieces to the kernels.
  *
- * Sums over a group are cut by the group's size alone and added in order, extremes do not depend on order: the number of
- * threads changes no bit. */
-#include "quantize/driver.h"
+ * Neither codes nor extremes depend on how the work is cut: the number of threads changes no bit. */
+#include "quantize/arrays.h"
+#include "quantize/find.h"
 
 #include <float.h>
 
 #include "quant/pack.h"
 
-enum {
-    STAGE = 4096,       /* values in a piece: 16 KiB of floats */
-    TASK = 4 * STAGE,   /* values that pay for a task */
-    PART = 16 * STAGE,  /* a group larger than this is summed in parts */
-    PARTS = 64,
-    COLUMNS = 256       /* columns whose ranges are found together: 2 KiB of them beside 1 KiB a row */
-};
+enum { COLUMNS = 256 }; /* whose ranges are found together: 2 KiB of them beside 1 KiB a row */
 
 typedef struct {
     float x[STAGE];
     int8_t q[STAGE];
 } stage;
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static size_t ceil_div(size_t a, size_t b)
-{
-    return a / b + (a % b != 0);
-}
-
-/* ---- Arrays ------------------------------------------------------------------------------------------------------------ */
-
-static size_t item_bytes(int kind)
-{
-    return kind == HYP_F64 ? 8 : kind == HYP_F32 ? 4 : 2;
-}
-
-static char *place(const hyp_array *a, size_t o, size_t k, size_t i)
-{
-    return a->data + (ptrdiff_t)o * a->stride[0] + (ptrdiff_t)k * a->stride[1] + (ptrdiff_t)i * a->stride[2];
-}
-
-/* Whether a run is floats in memory as the kernels take them. */
-static int is_plain(const hyp_array *a, const char *p)
-{
-    return a->kind == HYP_F32 && a->stride[2] == 4 && (uintptr_t)p % 4 == 0;
-}
-
-static void load_packed(const hyp_quantize_kernels *k, int kind, const void *p, size_t n, float *x)
-{
-    switch (kind) {
-    case HYP_F16: k->load_f16(p, n, x); break;
-    case HYP_BF16: k->load_bf16(p, n, x); break;
-    case HYP_F64: k->load_f64(p, n, x); break;
-    default: memcpy(x, p, 4 * n);
-    }
-}
-
-static void store_packed(const hyp_quantize_kernels *k, int kind, const float *x, size_t n, void *p)
-{
-    switch (kind) {
-    case HYP_F16: k->store_f16(x, n, p); break;
-    case HYP_BF16: k->store_bf16(x, n, p); break;
-    case HYP_F64: k->store_f64(x, n, p); break;
-    default: memcpy(p, x, 4 * n);
-    }
-}
-
-/* n <= STAGE values from [o, k, i] on along the last dimension: where they lie if they are plain, else in x. */
-static const float *load_run(const hyp_quantize_kernels *kernels, const hyp_array *a, size_t o, size_t k, size_t i, size_t n, float *x)
-{
-    const char *p = place(a, o, k, i);
-    const size_t item = item_bytes(a->kind);
-    const ptrdiff_t step = a->stride[2];
-    if (is_plain(a, p)) return (const float *)(const void *)p;
-    if (step == (ptrdiff_t)item) {
-        load_packed(kernels, a->kind, p, n, x);
-        return x;
-    }
-    char gathered[64 * 8];
-    for (size_t at = 0; at < n; at += 64) {
-        const size_t count = smaller(n - at, 64);
-        for (size_t j = 0; j < count; ++j, p += step) memcpy(gathered + j * item, p, item);
-        load_packed(kernels, a->kind, gathered, count, x + at);
-    }
-    return x;
-}
-
-/* Where to write n values for [o, k, i]: the place itself if it is plain, else x; then store_run. */
-static float *target_run(const hyp_array *a, size_t o, size_t k, size_t i, float *x)
-{
-    char *p = place(a, o, k, i);
-    return is_plain(a, p) ? (float *)(void *)p : x;
-}
-
-static void store_run(const hyp_quantize_kernels *kernels, const hyp_array *a, size_t o, size_t k, size_t i, size_t n, const float *x)
-{
-    char *p = place(a, o, k, i);
-    const size_t item = item_bytes(a->kind);
-    const ptrdiff_t step = a->stride[2];
-    if ((const char *)x == p) return;
-    if (step == (ptrdiff_t)item) {
-        store_packed(kernels, a->kind, x, n, p);
-        return;
-    }
-    char scattered[64 * 8];
-    for (size_t at = 0; at < n; at += 64) {
-        const size_t count = smaller(n - at, 64);
-        store_packed(kernels, a->kind, x + at, count, scattered);
-        for (size_t j = 0; j < count; ++j, p += step) memcpy(p, scattered + j * item, item);
-    }
-}
 
 int64_t hyp_array_find_nonfinite(const hyp_table *t, const hyp_array *x)
 {
@@ -168,14 +69,6 @@ static void affine_open(affine_run *run, const hyp_table *t, const hyp_affine *j
     run->each = n[2] == 1 && n[1] > 1;
     run->cut = run->each ? cut_rows(n[0], n[1], 2) : cut_rows(n[0] * n[1], n[2], job->group);
     run->failed = HYP_OK;
-}
-
-static hyp_array each_view(const hyp_array *a)
-{
-    hyp_array v = *a;
-    v.n[1] = 1, v.n[2] = a->n[1];
-    v.stride[2] = a->stride[1];
-    return v;
 }
 
 typedef struct {
@@ -281,252 +174,6 @@ static void restore_task(void *arg, size_t begin, size_t end, size_t worker)
     }
 }
 
-/* ---- Finding the params of a group that need not lie in one place ------------------------------------------------------ */
-
-enum { SUM_RANGE, SUM_FIT, SUM_HQQ };
-
-typedef struct {
-    int what;
-    float scale, zero, beta;
-} pass;
-
-typedef struct {
-    double s[5];
-    float mm[2];
-    int bad;
-} sums;
-
-typedef struct {
-    const hyp_quantize_kernels *kernels;
-    const hyp_threads_api *api;
-    hyp_team *team;
-    const hyp_affine *job;
-    hyp_array x; /* a last dimension of one value is exchanged with the first: runs are long */
-    size_t group, groups;
-    volatile int failed;
-} finder;
-
-typedef struct {
-    const finder *f;
-    size_t k, j, values;
-    const pass *p;
-    size_t count;
-    sums part[PARTS];
-} parts;
-
-static sums no_sums(void)
-{
-    const sums s = {{0.0, 0.0, 0.0, 0.0, 0.0}, {FLT_MAX, -FLT_MAX}, 0};
-    return s;
-}
-
-static size_t group_values(const finder *f, size_t j)
-{
-    return f->x.n[0] * smaller(f->group, f->x.n[2] - j * f->group);
-}
-
-/* Add values [begin, end) of group (k, j), counted over the first dimension and then the last. */
-static void sum_values(const finder *f, size_t k, size_t j, const pass *p, size_t begin, size_t end, sums *out)
-{
-    const size_t start = j * f->group, length = smaller(f->group, f->x.n[2] - start);
-    const int bits = f->job->bits;
-    float x[STAGE];
-    while (begin < end) {
-        const size_t i = begin % length, n = smaller(smaller(length - i, end - begin), STAGE);
-        const float *run = load_run(f->kernels, &f->x, begin / length, k, start + i, n, x);
-        if (p->what == SUM_RANGE) out->bad |= f->kernels->extremes(run, n, out->mm);
-        else if (p->what == SUM_FIT) f->kernels->fit(run, n, p->scale, p->zero, bits, out->s);
-        else f->kernels->hqq(run, n, p->scale, p->zero, bits, p->beta, out->s);
-        begin += n;
-    }
-}
-
-static void part_task(void *arg, size_t begin, size_t end, size_t worker)
-{
-    parts *a = arg;
-    (void)worker;
-    for (; begin < end; ++begin) {
-        a->part[begin] = no_sums();
-        sum_values(a->f, a->k, a->j, a->p, a->values / a->count * begin,
-                   begin + 1 == a->count ? a->values : a->values / a->count * (begin + 1), &a->part[begin]);
-    }
-}
-
-static int sum_group(const finder *f, size_t k, size_t j, const pass *p, sums *out)
-{
-    const size_t values = group_values(f, j);
-    *out = no_sums();
-    if (values <= PART) {
-        sum_values(f, k, j, p, 0, values, out);
-        return HYP_OK;
-    }
-    parts a;
-    a.f = f, a.k = k, a.j = j, a.p = p, a.values = values;
-    a.count = smaller(values / PART + 1, PARTS);
-    const int status = f->api->run(f->team, part_task, &a, a.count, 1);
-    if (status) return status;
-    for (size_t i = 0; i < a.count; ++i) {
-        for (int v = 0; v < 5; ++v) out->s[v] += a.part[i].s[v];
-        out->mm[0] = a.part[i].mm[0] < out->mm[0] ? a.part[i].mm[0] : out->mm[0];
-        out->mm[1] = a.part[i].mm[1] > out->mm[1] ? a.part[i].mm[1] : out->mm[1];
-        out->bad |= a.part[i].bad;
-    }
-    return HYP_OK;
-}
-
-/* The params for which the range fits, as far as they are not given. */
-static void range_start(const hyp_affine *job, const hyp_quantize_kernels *kernels, const float mm[2], float *scale, float *zero)
-{
-    const float low = job->bits == 4 ? -8.0f : -128.0f, high = -low - 1.0f, middle = 0.5f * (low + high);
-    if (job->find_scale && (job->find_zero || !job->zeros)) {
-        kernels->range(mm, job->bits, !job->zeros, scale, zero);
-    } else if (job->find_scale) { /* zero lies within low .. high: either side needs its own step */
-        const float up = mm[1] > 0.0f && *zero < high ? mm[1] / (high - *zero) : 0.0f;
-        const float down = mm[0] < 0.0f && *zero > low ? mm[0] / (low - *zero) : 0.0f;
-        *scale = up > down ? up : down;
-        if (*scale < FLT_MIN) *scale = 0.0f;
-    } else if (job->find_zero && job->zeros) {
-        *zero = (float)(middle - (0.5 * mm[0] + 0.5 * mm[1]) / *scale);
-    }
-}
-
-/* Keep a trial's params if its squared error is lower. */
-static int try_fit(const finder *f, size_t k, size_t j, float scale, float zero, sums *best, pass *kept, int *better)
-{
-    sums s;
-    const pass p = {SUM_FIT, scale, zero, 0.0f};
-    *better = 0;
-    if (!(scale >= FLT_MIN) || scale > FLT_MAX || !(zero - zero == 0.0f)) return HYP_OK;
-    const int status = sum_group(f, k, j, &p, &s);
-    if (status) return status;
-    if (s.s[0] < best->s[0]) {
-        *best = s;
-        *kept = p;
-        *better = 1;
-    }
-    return HYP_OK;
-}
-
-/* Scale and zero that fit the codes of the best trial in the least-squares sense. */
-static void least_squares(const hyp_affine *job, double n, const sums *s, float *scale, float *zero)
-{
-    const double q = s->s[1], qq = s->s[2], xq = s->s[3], x = s->s[4], z = (double)*zero;
-    const int shift = job->find_zero && job->zeros;
-    if (job->find_scale && shift) {
-        const double det = n * qq - q * q, slope = det > 0.0 ? (n * xq - x * q) / det : 0.0;
-        if (!(slope > 0.0)) return;
-        *scale = (float)slope;
-        *zero = (float)((q - x / slope) / n);
-    } else if (job->find_scale) {
-        const double square = qq - 2.0 * z * q + n * z * z;
-        if (square > 0.0) *scale = (float)((xq - z * x) / square);
-    } else if (shift) {
-        *zero = (float)((q - x / (double)*scale) / n);
-    }
-}
-
-static int find_mse(const finder *f, size_t k, size_t j, const float mm[2], float *scale, float *zero)
-{
-    enum { TRIALS = 28, REFITS = 6 };
-    const hyp_affine *job = f->job;
-    const double centre = -0.5, middle = 0.5 * ((double)mm[0] + (double)mm[1]);
-    sums best;
-    pass kept = {SUM_FIT, *scale, *zero, 0.0f};
-    int better, status = sum_group(f, k, j, &kept, &best);
-    if (status) return status;
-    for (int i = 1; i <= TRIALS && job->find_scale; ++i) { /* cut the ends off, down to a quarter of the range */
-        const float trial = *scale * (1.0f - 0.75f * (float)i / (float)TRIALS);
-        const float shifted = job->find_zero && job->zeros ? (float)(centre - middle / (double)trial) : *zero;
-        status = try_fit(f, k, j, trial, shifted, &best, &kept, &better);
-        if (status) return status;
-    }
-    for (int i = 0; i < REFITS; ++i) {
-        float s = kept.scale, z = kept.zero;
-        least_squares(job, (double)group_values(f, j), &best, &s, &z);
-        if (s == kept.scale && z == kept.zero) break;
-        status = try_fit(f, k, j, s, z, &best, &kept, &better);
-        if (status) return status;
-        if (!better) break;
-    }
-    *scale = kept.scale;
-    *zero = kept.zero;
-    return HYP_OK;
-}
-
-static int find_hqq(const finder *f, size_t k, size_t j, float scale, float *zero)
-{
-    enum { ITERATIONS = 20 };
-    const double n = (double)group_values(f, j);
-    pass p = {SUM_HQQ, scale, *zero, 10.0f};
-    double best = DBL_MAX;
-    for (int i = 0; i <= ITERATIONS; ++i) {
-        sums s;
-        const int status = sum_group(f, k, j, &p, &s);
-        if (status) return status;
-        if (!(s.s[0] < best)) break; /* no better: done, as in the method's own implementation */
-        best = s.s[0];
-        *zero = p.zero;
-        p.zero = (float)(s.s[1] / n);
-        p.beta *= 1.01f;
-    }
-    return HYP_OK;
-}
-
-/* Params of group (k, j). */
-static int find_group(finder *f, size_t k, size_t j)
-{
-    const hyp_affine *job = f->job;
-    const size_t at = k * f->groups + j;
-    const pass p = {SUM_RANGE, 0.0f, 0.0f, 0.0f};
-    float scale = job->scales[at], zero = job->zeros ? job->zeros[at] : 0.0f;
-    sums range;
-    int status = sum_group(f, k, j, &p, &range);
-    if (status) return status;
-    if (range.bad) {
-        f->failed = HYP_NOT_FINITE;
-        return HYP_OK;
-    }
-    range_start(job, f->kernels, range.mm, &scale, &zero);
-    if (scale >= FLT_MIN && range.mm[0] < range.mm[1]) {
-        if (job->method == HYP_MSE) status = find_mse(f, k, j, range.mm, &scale, &zero);
-        else if (job->method == HYP_HQQ) status = find_hqq(f, k, j, scale, &zero);
-    } else if (scale >= FLT_MIN && job->method == HYP_MSE) {
-        status = find_mse(f, k, j, range.mm, &scale, &zero);
-    }
-    job->scales[at] = scale;
-    if (job->zeros) job->zeros[at] = zero;
-    return status;
-}
-
-static void find_task(void *arg, size_t begin, size_t end, size_t worker)
-{
-    finder *f = arg;
-    (void)worker;
-    for (; begin < end && !f->failed; ++begin) find_group(f, begin / f->groups, begin % f->groups);
-}
-
-static int find_params(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_affine *job)
-{
-    finder f;
-    f.kernels = &t->quantize, f.api = api, f.team = team, f.job = job, f.x = job->x;
-    f.group = job->group, f.groups = ceil_div(job->x.n[2], job->group), f.failed = HYP_OK;
-    if (f.x.n[2] == 1) {
-        f.x.n[0] = 1, f.x.n[2] = job->x.n[0];
-        f.x.stride[2] = job->x.stride[0];
-        f.group = f.x.n[2];
-    }
-    const size_t total = f.x.n[1] * f.groups, values = group_values(&f, 0);
-    if (values > PART) { /* the threads share each group */
-        for (size_t i = 0; i < total && !f.failed; ++i) {
-            const int status = find_group(&f, i / f.groups, i % f.groups);
-            if (status) return status;
-        }
-        return f.failed;
-    }
-    const int status = api->run(team, find_task, &f, total, values < TASK ? TASK / values : 1);
-    return status ? status : f.failed;
-}
-
 /* Ranges of neighbouring columns: rows are read in order, and each value once. */
 static void columns_task(void *arg, size_t begin, size_t end, size_t worker)
 {
@@ -564,7 +211,7 @@ int hyp_affine_quantize(const hyp_table *t, const hyp_threads_api *api, hyp_team
         status = api->run(team, columns_task, &run, ranges, TASK / COLUMNS / job->x.n[0] + 1);
         if (status == HYP_OK) status = run.failed;
     } else if (find && !fused) {
-        status = find_params(t, api, team, job);
+        status = hyp_find_params(t, api, team, job);
     }
     if (status == HYP_OK) status = api->run(team, fused ? fused_task : apply_task, &run, run.cut.total, run.cut.grain);
     return status ? status : run.failed;

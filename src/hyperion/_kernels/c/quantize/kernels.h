@@ -44,8 +44,10 @@ static void dequantize_f32(const uint8_t *src, size_t n, float *dst) { memcpy(ds
 static void dequantize_f16(const uint8_t *src, size_t n, float *dst) { load_f16(src, n, dst); }
 static void dequantize_bf16(const uint8_t *src, size_t n, float *dst) { load_bf16(src, n, dst); }
 
-static void fill_quantize(hyp_quantize_kernels *k)
+static void fill_quantize(hyp_table *t)
 {
+    hyp_quantize_kernels *const k = &t->quantize;
+    t->search.fit = affine_fit_each, t->search.hqq = affine_hqq_each;
     k->load_f16 = load_f16, k->load_bf16 = load_bf16, k->load_f64 = load_f64;
     k->store_f16 = store_f16, k->store_bf16 = store_bf16, k->store_f64 = store_f64;
     k->extremes = affine_extremes, k->extremes_each = affine_extremes_each;

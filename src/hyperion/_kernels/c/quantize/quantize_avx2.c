@@ -4,5 +4,5 @@
 
 void hyp_quantize_fill_avx2(hyp_table *t)
 {
-    fill_quantize(&t->quantize);
+    fill_quantize(t);
 }

@@ -3,5 +3,5 @@
 
 void hyp_quantize_fill_generic(hyp_table *t)
 {
-    fill_quantize(&t->quantize);
+    fill_quantize(t);
 }
