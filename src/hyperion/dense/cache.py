@@ -152,8 +152,19 @@ def _packed_values() -> int:
     return max(cpu.cache_sizes()["L3"] or _UNKNOWN_L3, _UNKNOWN_L3) // 4 // 4
 
 
-def blocks(config: CacheConfig, level: str | None) -> kernels.Blocks:
-    """What the kernels make of a configuration."""
+def blocks(config: CacheConfig | None, level: str | None) -> kernels.Blocks:
+    """What the kernels make of a configuration; None is the default one."""
+    if config is None and isinstance(level, str):
+        return _default_blocks(level)
+    return _blocks(config or CacheConfig(), level)
+
+
+@functools.cache
+def _default_blocks(level: str) -> kernels.Blocks:
+    return _blocks(CacheConfig(), level)
+
+
+def _blocks(config: CacheConfig, level: str | None) -> kernels.Blocks:
     rows, cols = kernels.gemm_tile(level)
     depth = config.block_size
     block_rows = min(512, max(8 * rows, _second_cache() // 2 // 4 // depth))

@@ -96,7 +96,7 @@ def conv2d(
         arrays.apart(result, "bias", bias)
     if cache is not None and not isinstance(cache, CacheConfig):
         raise InvalidArgumentError(f"cache must be a CacheConfig, not {type(cache).__name__}")
-    cut, team = blocks(cache or CacheConfig(), simd), cpu.shared_team(threads)
+    cut, team = blocks(cache, simd), cpu.shared_team(threads)
     terms, each = depth * kernel[0] * kernel[1], number // parts
     rows = max(1, min(height, TILE_BYTES // (4 * terms * width)))
     matrices = filters.reshape(parts, each, terms)

@@ -17,6 +17,12 @@ from .cache import CacheConfig, blocks
 
 __all__ = ["matmul", "multiply"]
 
+_UNCOUNTED = 256 << 10
+"""Bytes of packed blocks that are not reserved: it would take as long as the product."""
+
+_ONE = np.zeros((1, 3), np.int64)
+"""Places of a batch of one."""
+
 _SMALL_WORK = 1 << 17
 """Multiplications below which a second thread brings nothing."""
 
@@ -71,10 +77,7 @@ def matmul(
         raise InvalidArgumentError(f"a and b must have at least one dimension, not shapes {left.shape} and {right.shape}")
     left2 = left[np.newaxis] if left.ndim == 1 else left
     right2 = right[:, np.newaxis] if right.ndim == 1 else right
-    try:
-        batch = np.broadcast_shapes(left2.shape[:-2], right2.shape[:-2])
-    except ValueError:
-        batch = None
+    batch = _batch(left2, right2)
     if batch is None or left2.shape[-1] != right2.shape[-2]:
         raise InvalidArgumentError(
             f"matmul of shapes {left.shape} and {right.shape}: the last dimension of a must be the last but one of b, and the"
@@ -89,8 +92,18 @@ def matmul(
     target = target[..., np.newaxis, :] if left.ndim == 1 else target
     work = math.prod(batch) * m * n * left2.shape[-1]
     team = cpu.shared_team(1 if threads is None and work < _SMALL_WORK else threads)
-    multiply(left2, right2, target, blocks(cache or CacheConfig(), simd), team, simd)
+    level = cpu.default_simd_level() if simd is None else simd  # asked once
+    multiply(left2, right2, target, blocks(cache, level), team, level)
     return result
+
+
+def _batch(a: Float32, b: Float32) -> tuple[int, ...] | None:
+    if a.ndim == b.ndim == 2:
+        return ()
+    try:
+        return np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    except ValueError:
+        return None
 
 
 def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Team, level: str | None) -> None:
@@ -110,6 +123,9 @@ def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Te
             return
     a, b = _whole_floats(a), _whole_floats(b)
     nbytes = kernels.gemm_buffer_bytes(a.shape[-2], b.shape[-1], a.shape[-1], cut, level)
+    if a.ndim == b.ndim == out.ndim == 2 and nbytes <= _UNCOUNTED:
+        kernels.gemm(team, a, b, out, _ONE, cut, np.empty(nbytes, np.uint8), level)
+        return
     places = arrays.places(out.shape[:-2], a[..., 0, 0], b[..., 0, 0], out[..., 0, 0])
     with arrays.scratch("matmul", nbytes) as buffer:
         kernels.gemm(team, a[_first(a)], b[_first(b)], out[_first(out)], places, cut, buffer, level)

@@ -50,20 +50,39 @@ size_t hyp_gemm_buffer(const hyp_table *t, size_t m, size_t n, size_t k, const h
 
 /* ---- Packing ------------------------------------------------------------------------------------------------------- */
 
+/* Four rows to four columns: 16 bytes of each row are read, and 16 of each column written, at a time. */
+static void pack_4(const float *HYP_RESTRICT from, ptrdiff_t across, size_t k, size_t width, float *HYP_RESTRICT to)
+{
+    size_t p = 0;
+    for (; p + 4 <= k; p += 4, from += 4, to += 4 * width) {
+        float tile[4][4];
+        for (int i = 0; i < 4; i++) memcpy(tile[i], from + i * across, sizeof tile[i]);
+        for (int q = 0; q < 4; q++) {
+            const float column[4] = {tile[0][q], tile[1][q], tile[2][q], tile[3][q]};
+            memcpy(to + (size_t)q * width, column, sizeof column);
+        }
+    }
+    for (; p < k; p++, from++, to += width)
+        for (int i = 0; i < 4; i++) to[i] = from[i * across];
+}
+
 /* to[p * width + i] = from[i * across + p * along] for i < count, p < k: along the contiguous side, so that reads are. */
 static void pack_panel(const float *HYP_RESTRICT from, ptrdiff_t across, ptrdiff_t along, size_t count, size_t k, size_t width,
                        float *HYP_RESTRICT to)
 {
     if (across == 1) {
-        for (size_t p = 0; p < k; p++, to += width, from += along) memcpy(to, from, count * sizeof(float));
+        for (size_t p = 0; p < k; p++, to += width, from += along) {
+            size_t i = 0;
+            for (; i + 8 <= count; i += 8) memcpy(to + i, from + i, 8 * sizeof(float)); /* no call */
+            for (; i < count; i++) to[i] = from[i];
+        }
         return;
     }
-    for (size_t i = 0; i < count; i++) {
+    size_t i = 0;
+    for (; along == 1 && i + 4 <= count; i += 4) pack_4(from + (ptrdiff_t)i * across, across, k, width, to + i);
+    for (; i < count; i++) {
         const float *row = from + (ptrdiff_t)i * across;
-        if (along == 1)
-            for (size_t p = 0; p < k; p++) to[p * width + i] = row[p];
-        else
-            for (size_t p = 0; p < k; p++) to[p * width + i] = row[(ptrdiff_t)p * along];
+        for (size_t p = 0; p < k; p++) to[p * width + i] = row[(ptrdiff_t)p * along];
     }
 }
 
