@@ -12,7 +12,6 @@ from hyperion._kernels.dispatch cimport (
     HYP_SIGMOID,
     HYP_SILU,
     HYP_TANH,
-    hyp_map_fn,
     hyp_table,
     level_number,
     table,
@@ -34,7 +33,7 @@ cdef extern from "dense/map.h" nogil:
         char *dst
 
     void hyp_pair_simplify(hyp_pair *pair)
-    int hyp_map_array(const hyp_threads_api *api, hyp_team *team, hyp_map_fn f, const hyp_pair *pair)
+    int hyp_map_array(const hyp_threads_api *api, hyp_team *team, const hyp_table *t, int f, const hyp_pair *pair)
     size_t hyp_rows_buffer(size_t n)
     enum:
         HYP_ROW_SOFTMAX
@@ -118,14 +117,14 @@ cdef int _pair(object x, object out, size_t dims, hyp_pair *pair) except -1:
 def apply(Team team not None, name, x, out, level=None):
     """out = f(x), element by element; out is x or does not overlap it."""
     cdef const hyp_table *kernels = table(level_number(level))
-    cdef hyp_map_fn f = kernels.map[<int>MAPS[name]]
+    cdef int f = MAPS[name]
     cdef const hyp_threads_api *region = api()
     cdef hyp_team *threads = team._team
     cdef hyp_pair pair
     cdef int status
     _pair(x, out, x.ndim, &pair)
     with nogil:
-        status = hyp_map_array(region, threads, f, &pair)
+        status = hyp_map_array(region, threads, kernels, f, &pair)
     check_status(status, name)
 
 
@@ -220,8 +219,8 @@ def gemm_buffer_bytes(size_t m, size_t n, size_t k, Blocks blocks not None, leve
     return hyp_gemm_buffer(table(level_number(level)), m, n, k, &blocks.c) + blocks.c.line
 
 
-def gemm(Team team not None, a, b, out, const int64_t[:, ::1] offsets not None, Blocks blocks not None,
-         unsigned char[::1] buffer not None, level=None):
+def gemm(Team team not None, const float[:, :] a not None, const float[:, :] b not None, float[:, :] out not None,
+         const int64_t[:, ::1] offsets not None, Blocks blocks not None, unsigned char[::1] buffer not None, level=None):
     """out = a b for matrices of two dimensions, none of them empty, whose strides are whole floats; out's rows are contiguous.
 
     offsets: for each product of a batch the bytes from a, b and out to its own matrices (int64 [n, 3]).
@@ -235,8 +234,7 @@ def gemm(Team team not None, a, b, out, const int64_t[:, ::1] offsets not None, 
     cdef uintptr_t start = <uintptr_t>&buffer[0], line = blocks.c.line
     cdef void *memory = <void *>((start + line - 1) // line * line)
     g.m, g.k, g.n = a.shape[0], a.shape[1], b.shape[1]
-    g.a, g.b = <const float *><uintptr_t>a.ctypes.data, <const float *><uintptr_t>b.ctypes.data
-    g.c = <float *><uintptr_t>out.ctypes.data
+    g.a, g.b, g.c = &a[0, 0], &b[0, 0], &out[0, 0]
     g.a_row, g.a_col = a.strides[0] // 4, a.strides[1] // 4
     g.b_row, g.b_col = b.strides[0] // 4, b.strides[1] // 4
     g.c_row = out.strides[0] // 4

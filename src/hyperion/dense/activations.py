@@ -40,7 +40,7 @@ def _apply(name: str, x: Any, out: Any, threads: int | None, simd: str | None) -
     source = arrays.float32("x", x)
     target = arrays.output(out, source.shape)
     arrays.apart(target, "x", source, same=True)
-    team = cpu.shared_team(1 if threads is None and source.size < arrays.SMALL else threads)
+    team = cpu.shared_team(threads)
     kernels.apply(team, name, source, target, simd)
     return target
 
@@ -134,7 +134,7 @@ def softmax(
     if target.size == 0:
         return target
     rows, results = np.moveaxis(source, place, -1), np.moveaxis(target, place, -1)
-    team = cpu.shared_team(1 if threads is None and source.size < arrays.SMALL else threads)
+    team = cpu.shared_team(threads)
     with arrays.scratch("softmax", kernels.rows_buffer_bytes(team, rows, results)) as buffer:
         kernels.softmax(team, rows, results, buffer, simd)
     return target

@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 from hyperion.errors import HyperionMemoryError, InvalidArgumentError
 from hyperion.memory import process_budget
 
-__all__ = ["SMALL", "Float32", "apart", "describe", "float32", "new", "output", "places", "scratch"]
+__all__ = ["Float32", "apart", "describe", "float32", "new", "output", "places", "scratch"]
 
 Float32 = NDArray[np.float32]
-
-SMALL = 1 << 15
-"""Values below which a second thread brings nothing."""
 
 
 def describe(value: Any) -> str:

@@ -54,7 +54,7 @@ def rms_norm(
     factors = _of_row("weight", weight, source)
     target = _output(out, source, weight=weight)
     if target.size:
-        team = cpu.shared_team(1 if threads is None and source.size < arrays.SMALL else threads)
+        team = cpu.shared_team(threads)
         with arrays.scratch("rms_norm", kernels.rows_buffer_bytes(team, source, target)) as buffer:
             kernels.rms_norm(team, source, factors, number, target, buffer, simd)
     return target
@@ -83,7 +83,7 @@ def layer_norm(
     terms = None if bias is None else _of_row("bias", bias, source)
     target = _output(out, source, weight=weight, bias=bias)
     if target.size:
-        team = cpu.shared_team(1 if threads is None and source.size < arrays.SMALL else threads)
+        team = cpu.shared_team(threads)
         with arrays.scratch("layer_norm", kernels.rows_buffer_bytes(team, source, target)) as buffer:
             kernels.layer_norm(team, source, factors, terms, number, target, buffer, simd)
     return target

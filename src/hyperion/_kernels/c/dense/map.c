@@ -1,7 +1,7 @@
 #include "dense/map.h"
 
 #define CHUNK 1024                   /* values that stand in a buffer together */
-#define GRAIN 32                     /* chunks a task: some 10 us */
+#define TASK 5000                    /* ns of a task: a hundred times what a team in motion costs, a quarter of waking one */
 #define DIRECT 128                   /* a contiguous run of so many values needs no buffer */
 #define TOGETHER 16                  /* rows that are gathered together: a cache line where columns are contiguous */
 #define TOGETHER_FLOATS (1u << 18)   /* and no more than so many values */
@@ -166,13 +166,28 @@ static void map_task(void *arg, size_t first, size_t last, size_t worker)
     }
 }
 
-int hyp_map_array(const hyp_threads_api *api, hyp_team *team, hyp_map_fn f, const hyp_pair *pair)
+/* Values that a task takes: of TASK ns by what one value takes at the AVX-512 level, in hundredths of a nanosecond. */
+static size_t values_of_task(size_t cost)
+{
+    return (size_t)TASK * 100 / cost / CHUNK * CHUNK + CHUNK;
+}
+
+static size_t cost_of_map(int f)
+{
+    switch (f) {
+    case HYP_RELU: return 10;
+    case HYP_GELU: case HYP_GELU_ERF: return 60;
+    default: return 32;
+    }
+}
+
+int hyp_map_array(const hyp_threads_api *api, hyp_team *team, const hyp_table *t, int f, const hyp_pair *pair)
 {
     const size_t inner = pair->dims - 1;
     const int contiguous = pair->in[inner] == 4 && pair->out[inner] == 4 && aligned(pair);
-    map_job job = {pair, f, pair_size(pair), contiguous && (pair->n[inner] >= DIRECT || pair->dims == 1)};
+    map_job job = {pair, t->map[f], pair_size(pair), contiguous && (pair->n[inner] >= DIRECT || pair->dims == 1)};
     if (job.size == 0) return HYP_OK;
-    return api->run(team, map_task, &job, job.size / CHUNK + (job.size % CHUNK != 0), GRAIN);
+    return api->run(team, map_task, &job, job.size / CHUNK + (job.size % CHUNK != 0), values_of_task(cost_of_map(f)) / CHUNK);
 }
 
 /* ---- Rows ---------------------------------------------------------------------------------------------------------- */
@@ -243,7 +258,7 @@ static void rows_task(void *arg, size_t begin, size_t end, size_t worker)
 int hyp_map_rows(const hyp_threads_api *api, hyp_team *team, const hyp_row_op *op, const hyp_pair *pair, size_t n, ptrdiff_t in,
                  ptrdiff_t out, float *buffer)
 {
-    const size_t rows = pair_size(pair), enough = CHUNK * GRAIN / n + 1;
+    const size_t rows = pair_size(pair), enough = values_of_task(op->kind == HYP_ROW_SOFTMAX ? 60 : 16) / n + 1;
     rows_job job = {pair, op, n, rows_together(n), in, out, buffer};
     if (rows == 0) return HYP_OK;
     return api->run(team, rows_task, &job, rows, (enough + job.together - 1) / job.together * job.together);

@@ -18,8 +18,8 @@ typedef struct {
 /* Reorder and merge dimensions so that memory is walked in the order of `out`; a value's place in the walk changes. */
 void hyp_pair_simplify(hyp_pair *pair);
 
-/* out = f(in); the arrays are one and the same or do not overlap. */
-int hyp_map_array(const hyp_threads_api *api, hyp_team *team, hyp_map_fn f, const hyp_pair *pair);
+/* out = f(in); the arrays are one and the same or do not overlap. f is that of HYP_MAPS at some level. */
+int hyp_map_array(const hyp_threads_api *api, hyp_team *team, const hyp_table *t, int f, const hyp_pair *pair);
 
 /* What is done to each row. weight and bias: of a row's length, for norms; a layer norm's may be NULL. */
 enum { HYP_ROW_SOFTMAX = 0, HYP_ROW_RMS_NORM = 1, HYP_ROW_LAYER_NORM = 2 };

@@ -92,8 +92,12 @@ HYP_INLINE __m512 hyp_gelu_erf_avx512(__m512 x_f32x16)
     const __m512 a = _mm512_min_ps(_mm512_set1_ps(HYP_ERF_CLAMP), _mm512_abs_ps(x_f32x16)), one = _mm512_set1_ps(1.0f);
     const __m512 square = _mm512_mul_ps(a, a), half = _mm512_set1_ps(-0.5f);
     const __m512 low = _mm512_mul_ps(_mm512_fmsub_ps(a, a, square), half);
-    const __m512 e = hyp_exp2_avx512(_mm512_mul_ps(square, half), low), k = _mm512_set1_ps(HYP_ERF_K);
-    const __m512 q = _mm512_div_ps(one, _mm512_add_ps(a, k)), s = _mm512_mul_ps(_mm512_sub_ps(a, k), q);
+    __m512 n;
+    const __m512 part = hyp_exp_part_avx512(_mm512_mul_ps(square, half), low, &n), k = _mm512_set1_ps(HYP_ERF_K);
+    const __m512 e = _mm512_scalef_ps(_mm512_add_ps(part, one), n); /* the argument lies between -105.2 and 0 */
+    /* 1 / (a + K) by a step of Newton from 14 bits: a division holds up the pipe for longer */
+    const __m512 sum = _mm512_add_ps(a, k), near = _mm512_rcp14_ps(sum);
+    const __m512 q = _mm512_fmadd_ps(_mm512_fnmadd_ps(sum, near, one), near, near), s = _mm512_mul_ps(_mm512_sub_ps(a, k), q);
     static const float c[] = HYP_ERF_P;
     __m512 p = _mm512_set1_ps(c[9]);
     for (int i = 8; i >= 0; i--) p = _mm512_fmadd_ps(p, s, _mm512_set1_ps(c[i]));
