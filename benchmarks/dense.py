@@ -1,7 +1,8 @@
-"""Dense products, activations and attention beside NumPy and torch, and what a model's kernel settings do.
+"""Dense products, activations, norms and attention beside NumPy and torch, and what a model's kernel settings do.
 
-Each round runs everything once; ratios are medians of the ratios within a round. Between two pieces of work with several threads
-there is a pause: OpenBLAS's threads go on spinning for a while after a product and would take the next one's cores.
+Each round runs everything once, short work again and again for two milliseconds, so that threads are awake; ratios are medians of
+the ratios within a round. Between two pieces of work with several threads there is a pause: OpenBLAS's threads go on spinning for a
+while after a product and would take the next one's cores.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import numpy as np
 
 from benchmarks import machine, report
 
-PAUSE = 0.15
+PAUSE = 0.1
+LEAST = 2e-3
+SETTINGS_ROUNDS = 3
+PROMPT = "prompt of 256 tokens"
 Work = dict[str, Callable[[], object]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 1024, 2048], help="of square products")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512, 1024, 2048], help="of square products")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--model", help="default: the model in the package")
     parser.add_argument("--out", type=Path, help="folder for dense.md and dense.json")
@@ -88,13 +92,34 @@ def activations(threads: int) -> dict[str, Work]:
     return todo
 
 
-def attention() -> Work:
-    """Causal attention of 512 queries, 8 heads over 2 KV heads of 128 dims; hyperion's runs in one thread."""
+def norms(threads: int) -> dict[str, Work]:
+    """512 rows of 2048 values."""
+    import hyperion
+
+    rng = np.random.default_rng(4)
+    x, weight, bias = (rng.standard_normal(shape, dtype=np.float32) for shape in ((512, 2048), 2048, 2048))
+    out = np.empty_like(x)
+    todo: dict[str, Work] = {
+        "rms_norm": {"hyperion": lambda: hyperion.rms_norm(x, weight, out, threads=threads)},
+        "layer_norm": {"hyperion": lambda: hyperion.layer_norm(x, weight, bias, out, threads=threads)},
+    }
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        t, w, b = map(torch.from_numpy, (x, weight, bias))
+        functions = torch.nn.functional
+        todo["rms_norm"]["torch"] = lambda: functions.rms_norm(t, (2048,), w, 1e-5)
+        todo["layer_norm"]["torch"] = lambda: functions.layer_norm(t, (2048,), w, b)
+    return todo
+
+
+def attention(threads: int) -> Work:
+    """Causal attention of 512 queries, 8 heads over 2 KV heads of 128 dims."""
     from hyperion import scaled_dot_product_attention
 
     rng = np.random.default_rng(2)
     q, k, v = (rng.standard_normal((heads, 512, 128), dtype=np.float32) for heads in (8, 2, 2))
-    todo: Work = {"hyperion": lambda: scaled_dot_product_attention(q, k, v, causal=True)}
+    todo: Work = {"hyperion": lambda: scaled_dot_product_attention(q, k, v, causal=True, threads=threads)}
     if importlib.util.find_spec("torch"):
         import torch
 
@@ -107,6 +132,7 @@ def attention() -> Work:
 def settings_of(model: Any) -> Work:
     """A prompt of 256 tokens with a model's settings changed one at a time."""
     from hyperion import CacheConfig, SIMDOpType
+    from hyperion.cpu import simd_levels
 
     ids = list(np.random.default_rng(3).integers(5, 1000, 256))
 
@@ -114,6 +140,11 @@ def settings_of(model: Any) -> Work:
         model.enable_simd(op, False)
         model.logits(ids)
         model.enable_simd(op, True)
+
+    def level(name: str) -> None:
+        model.set_simd_level(name)
+        model.logits(ids)
+        model.set_simd_level(None)
 
     def cut(config: CacheConfig) -> None:
         model.configure_cache(config)
@@ -123,21 +154,27 @@ def settings_of(model: Any) -> Work:
     todo: Work = {"as opened": lambda: model.logits(ids)}
     for op in (SIMDOpType.MATRIX_MUL, SIMDOpType.ACTIVATION, SIMDOpType.ATTENTION):
         todo[f"{op.name} off"] = lambda op=op: without(op)
+    for name in simd_levels()[:-1]:
+        todo[f"level {name}"] = lambda name=name: level(name)
     for rows in (16, 256):
         todo[f"block_size {rows}"] = lambda rows=rows: cut(CacheConfig(block_size=rows))
     return todo
 
 
 def measure(todo: Work, rounds: int, pause: float) -> dict[str, list[float]]:
-    """Seconds of each piece of work, round by round; a first round warms up."""
+    """Seconds of each piece of work, round by round; a first round warms up, and decides how often short work is repeated."""
     seconds: dict[str, list[float]] = {name: [] for name in todo}
     for turn in range(-1, rounds):
         for name, work in todo.items():
             time.sleep(pause)
-            start = time.perf_counter()
-            work()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - start)
+            times, end = [], 0.0
+            while not times or end - times[0] < LEAST:
+                times.append(time.perf_counter())
+                work()
+                end = time.perf_counter()
+            times.append(end)
+            if turn >= 0:  # the first of several calls wakes threads
+                seconds[name].append((end - times[1]) / (len(times) - 2) if len(times) > 2 else end - times[0])
     return seconds
 
 
@@ -147,24 +184,22 @@ def run(args: argparse.Namespace) -> int:
     from hyperion.cli.common import model_path
 
     groups: list[dict[str, Any]] = []
+
+    def group(what: str, todo: Work, work: int, *, threads: int, rounds: int, pause: float, base: str = "hyperion") -> None:
+        seconds = measure(todo, rounds, pause)
+        groups.append({"what": what, "threads": threads, "base": base, "work": work, "seconds": seconds})
+
     for threads in args.threads:
-        pause = PAUSE if threads > 1 else 0.0
+        with model_path(args.model) as path, load_model(path, threads=threads, context_length=512) as model:
+            rounds = min(args.rounds, SETTINGS_ROUNDS)
+            group(PROMPT, settings_of(model), 256, threads=threads, rounds=rounds, pause=0.0, base="as opened")
+        options = {"threads": threads, "rounds": args.rounds, "pause": PAUSE if threads > 1 else 0.0}
         with peers_limited(threads):
             for size in args.sizes:
-                seconds = measure(products(size, threads), args.rounds, pause)
-                groups.append({"what": f"product {size}³", "threads": threads, "base": "NumPy", "work": 2 * size**3, "seconds": seconds})
-            for name, todo in activations(threads).items():
-                seconds = measure(todo, args.rounds, pause)
-                groups.append({"what": name, "threads": threads, "base": "hyperion", "work": 1 << 20, "seconds": seconds})
-            if threads == 1:
-                seconds = measure(attention(), args.rounds, pause)
-                pairs = 8 * 512 * 513 // 2
-                groups.append(
-                    {"what": "attention", "threads": 1, "base": "hyperion", "work": 4 * 128 * pairs, "seconds": seconds}
-                )
-        with model_path(args.model) as path, load_model(path, threads=threads, context_length=512) as model:
-            seconds = measure(settings_of(model), args.rounds, 0.0)
-        groups.append({"what": "prompt of 256 tokens", "threads": threads, "base": "as opened", "work": 256, "seconds": seconds})
+                group(f"product {size}³", products(size, threads), 2 * size**3, base="NumPy", **options)
+            for name, todo in {**activations(threads), **norms(threads)}.items():
+                group(name, todo, 1 << 20, **options)
+            group("attention", attention(threads), 4 * 128 * (8 * 512 * 513 // 2), **options)
     data = {"machine": machine.describe(), "groups": groups}
     report.write("dense", markdown(data), data, args.out)
     return 0
@@ -176,7 +211,7 @@ def markdown(data: dict[str, Any]) -> str:
     for group in data["groups"]:
         base = group["seconds"][group["base"]]
         for name, seconds in group["seconds"].items():
-            rates = [group["work"] / s / 1e9 if group["work"] > 256 else group["work"] / s for s in seconds]
+            rates = [group["work"] / s / (1 if group["what"] == PROMPT else 1e9) for s in seconds]
             ratio = report.number(report.paired_ratio(base, seconds)) + " ×"
             rows.append([group["what"], group["threads"], name, report.with_spread(rates), ratio if name != group["base"] else "1"])
     header = ["", "threads", "by", "10⁹ operations or values/s; tokens/s", "base's time / this time"]
@@ -185,6 +220,6 @@ def markdown(data: dict[str, Any]) -> str:
             "## Dense kernels",
             machine.sentence(data["machine"]),
             report.markdown_table(header, rows),
-            "The base is NumPy for products, hyperion for activations and attention, the model as opened for prompts.",
+            "The base is NumPy for products, hyperion for activations, norms and attention, the model as opened for prompts.",
         ]
     )

@@ -64,13 +64,25 @@ def work(w: np.ndarray, target: np.ndarray, threads: int) -> tuple[dict[str, Cal
     return todo, moved
 
 
+def searches() -> dict[str, Any]:
+    """Integer configs whose params are searched for, by a name for the table."""
+    from hyperion import QuantizationConfig
+
+    cuts = {"groups of 32": {"group_size": 32}, "groups of 128": {"group_size": 128}, "rows": {"axis": 0}, "columns": {"axis": -1}}
+    return {
+        f"int4, {name}, {method}": QuantizationConfig(bits=4, symmetric=False, method=method, **cut)
+        for method in ("mse", "hqq")
+        for name, cut in cuts.items()
+    }
+
+
 def peers(part: np.ndarray, threads: int) -> dict[str, Callable[[], object]]:
-    """gguf's NumPy and the same work here, and the searched types, on a part of the weights."""
+    """gguf's NumPy and the same work here, and what is searched, on a part of the weights."""
     from hyperion import quantize_tensor
 
     todo: dict[str, Callable[[], object]] = {}
-    for kind in (*LEGACY, *SEARCHED):
-        todo[f"part {kind}"] = lambda kind=kind: quantize_tensor(part, kind, threads=threads)
+    for name, config in {**{kind: kind for kind in (*LEGACY, *SEARCHED)}, **searches()}.items():
+        todo[f"part {name}"] = lambda config=config: quantize_tensor(part, config, threads=threads)
     if importlib.util.find_spec("gguf"):
         import gguf
 
@@ -78,6 +90,18 @@ def peers(part: np.ndarray, threads: int) -> dict[str, Callable[[], object]]:
             number = gguf.GGMLQuantizationType[kind.upper()]
             todo[f"gguf {kind}"] = lambda number=number: gguf.quants.quantize(part, number)
     return todo
+
+
+def measure(todo: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each piece of work, round by round; round -1 touches the pages and starts the threads."""
+    seconds: dict[str, list[float]] = {name: [] for name in todo}
+    for turn in range(-1, rounds):
+        for name, work_once in todo.items():
+            start = time.perf_counter()
+            work_once()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,15 +115,9 @@ def run(args: argparse.Namespace) -> int:
     target = np.zeros_like(w)
     with ThreadPoolExecutor(threads) as pool:
         todo, moved = work(w, target, threads)
-        todo = {"copy": copier(w, target, pool, threads), **todo, **peers(w[: max(1, PEER_WEIGHTS // cols)], threads)}
-        moved["copy"] = 2 * w.nbytes
-        seconds: dict[str, list[float]] = {name: [] for name in todo}
-        for turn in range(-1, args.rounds):  # round -1 touches the pages and starts the threads
-            for name, work_once in todo.items():
-                start = time.perf_counter()
-                work_once()
-                if turn >= 0:
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = measure({"copy": copier(w, target, pool, threads), **todo}, args.rounds)
+    moved["copy"] = 2 * w.nbytes
+    seconds |= measure(peers(w[: max(1, PEER_WEIGHTS // cols)], threads), args.rounds)
     data = {"machine": machine.describe(), "threads": threads, "bytes": moved, "part": PEER_WEIGHTS, "seconds": seconds}
     report.write("quantize", markdown(data), data, args.out)
     return 0
@@ -126,7 +144,7 @@ def markdown(data: dict[str, Any]) -> str:
         "## Quantizing",
         machine.sentence(data["machine"]) + f", {data['threads']} threads",
         report.markdown_table(header, rows),
-        "Quantizing blocks, a million weights at a time (those without a figure of gguf's are searched):",
+        "Quantizing a million weights at a time (those without a figure of gguf's are searched):",
         report.markdown_table(["", "million weights/s", "gguf's time / this time"], peer_rows),
     ]
     return "\n\n".join(parts)
