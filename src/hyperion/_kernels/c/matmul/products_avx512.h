@@ -4,24 +4,33 @@
 
 #include "matmul/block_avx512.h"
 
-/* X(name, type) for every block type. */
-#define HYP_BLOCK_TYPES_AVX512(X)                                                                                       \
+/* X(name, type) for the types of 32, for those of 256, and for every block type. */
+#define HYP_TYPES_OF_32_AVX512(X)                                                                                       \
     X(q4_0, HYP_Q4_0)                                                                                                   \
     X(q4_1, HYP_Q4_1)                                                                                                   \
     X(q5_0, HYP_Q5_0)                                                                                                   \
     X(q5_1, HYP_Q5_1)                                                                                                   \
     X(q8_0, HYP_Q8_0)                                                                                                   \
+    X(iq4_nl, HYP_IQ4_NL)
+#define HYP_TYPES_OF_256_AVX512(X)                                                                                      \
     X(q2_k, HYP_Q2_K)                                                                                                   \
     X(q3_k, HYP_Q3_K)                                                                                                   \
     X(q4_k, HYP_Q4_K)                                                                                                   \
     X(q5_k, HYP_Q5_K)                                                                                                   \
-    X(q6_k, HYP_Q6_K)                                                                                                   \
-    X(iq4_nl, HYP_IQ4_NL)
+    X(q6_k, HYP_Q6_K)
+#define HYP_BLOCK_TYPES_AVX512(X) HYP_TYPES_OF_32_AVX512(X) HYP_TYPES_OF_256_AVX512(X)
 
 /* One token. `ahead`: prefetch by software too. */
 #define HYP_GEMV_AVX512(name, type)                                                                                     \
     void hyp_gemv_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, float *out, int ahead);
 HYP_BLOCK_TYPES_AVX512(HYP_GEMV_AVX512)
+
+/* Two to HYP_FEW_TOKENS tokens: one group. */
+enum { HYP_FEW_TOKENS = HYP_ACT_TILE };
+#define HYP_FEW_AVX512(name, type)                                                                                      \
+    void hyp_few_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
+                                 size_t ldo);
+HYP_TYPES_OF_32_AVX512(HYP_FEW_AVX512)
 
 /* ---- Two or more tokens: strips ---------------------------------------------------------------------------------------
  * A strip is a run of K of one panel taken apart into what the inner loop reads, once for all tokens that pass by it.
