@@ -26,14 +26,14 @@ HUGE_PAGE = 2 << 20
 """What a read fills at a disk's full speed: memory in one piece. Scattered pages make a device copy page by page, at half the
 speed; so slots are parts of a huge page, or whole ones."""
 
-LEAST_RING, GOOD_RING = HUGE_PAGE, 4 * HUGE_PAGE
+LEAST_RING, GOOD_RING = HUGE_PAGE, 6 * HUGE_PAGE
 """The ring of the smallest plan, and one that reads at a disk's speed and so comes before pinning anything, in bytes; less for a
 model whose weights are not many times the ring."""
 
-FEW_SLOTS, MANY_SLOTS = 4, 8
-"""One computed with, some being read, some being packed. A small ring has few, because small reads are slow ones."""
+FEW_SLOTS, GOOD_SLOT = 4, HUGE_PAGE // 2
+"""One is computed with, some are read, some packed. More of them are worth more than larger ones, from a good size on."""
 
-RINGS_IN_WEIGHTS = 64
+RINGS_IN_WEIGHTS = 40
 
 SLOT_SLACK = 8192
 """Direct reads start and end at multiples of the disk's block."""
@@ -279,11 +279,10 @@ def _ring(sizes: ModelSizes, nbytes: int) -> dict[str, int]:
     fit a slot."""
     panel = max(m.panel_bytes for layer in sizes.layers for m in layer.matrices)
     nbytes = min(GOOD_RING, nbytes, sizes.weights // RINGS_IN_WEIGHTS)
-    slots = MANY_SLOTS if nbytes >= GOOD_RING else FEW_SLOTS
-    slot = 1 << (max(PAGE, nbytes // slots).bit_length() - 1)
+    slot = 1 << (max(PAGE, min(GOOD_SLOT, nbytes // FEW_SLOTS)).bit_length() - 1)
     while slot < panel + SLOT_SLACK:
         slot += min(slot, HUGE_PAGE)
-    return {"slots": slots, "slot_bytes": slot}
+    return {"slots": max(FEW_SLOTS, nbytes // slot), "slot_bytes": slot}
 
 
 def _round_up(n: int, to: int) -> int:
