@@ -304,7 +304,7 @@ static void affine_fit(const float *x, size_t n, float scale, float zero, int bi
     s[4] += (double)lanes_sum(sum) + (double)tail[4];
 }
 
-/* a^0.7 for a >= 0, relative error below 1e-4 (0 below 2^-20, where no step of the search can tell). */
+/* a^0.7 for 2^-60 <= a <= 1e6, relative error below 1e-4. Without a choice: one becomes a branch, and the loop no vectors. */
 HYP_INLINE float power_07(float a)
 {
     int32_t b;
@@ -315,44 +315,52 @@ HYP_INLINE float power_07(float a)
     memcpy(&m, &b, 4);
     const float t = m - 1.0f; /* log2(1 + t) = t * polynomial(t) */
     const float log2 = exponent + t * (LOG0 + t * (LOG1 + t * (LOG2 + t * (LOG3 + t * (LOG4 + t * LOG5)))));
-    const float y = 0.7f * log2 + 64.0f; /* positive: a > 2^-20, and a code's error is small */
+    const float y = 0.7f * log2 + 64.0f; /* positive */
     const int32_t whole = (int32_t)y;
     const float f = y - (float)whole;
     const float fraction = EXP0 + f * (EXP1 + f * (EXP2 + f * (EXP3 + f * EXP4)));
     const int32_t shift = (whole - 64 + 127) << 23;
     float power;
     memcpy(&power, &shift, 4);
-    power *= fraction;
-    memcpy(&b, &power, 4);
-    return float_of(b & -(int32_t)(a > 9.5367431640625e-7f)); /* a mask: a choice would become a branch, and loops no vectors */
+    return fraction * power;
 }
 
-/* For a weight in units of the scale: |error|^0.7, and code - (x - shrunk error). */
-HYP_INLINE void hqq_value(float v, float zero, float low, float high, float weight, float *norm, float *shift)
+/* For weights v in units of the scale: |error|^0.7, and code - (v - shrunk error). An error below 2^-60 counts as that. */
+HYP_INLINE void hqq_lanes(lanes v, lanes zero, int bits, lanes weight, lanes *norm, lanes *shift)
 {
-    const float code = rounded_within(v + zero, low, high), e = v - (code - zero);
-    const float a = e < 0.0f ? -e : e, b = a < 1e6f ? a : 1e6f, power = power_07(b);
-    const float left = a - weight * power / (b > 1e-20f ? b : 1e-20f); /* |e|^(p-1) / beta less */
-    const float kept = left > 0.0f ? left : 0.0f;
-    *norm = power;
-    *shift = code - (v - (e < 0.0f ? -kept : kept));
+    const lanes code = lanes_code(lanes_add(v, zero), lanes_set(code_low(bits)), lanes_set(code_high(bits)));
+    const lanes none = lanes_set(0.0f), e = lanes_sub(v, lanes_sub(code, zero)), minus = lanes_sub(none, e);
+    const lanes a = lanes_max(e, minus), b = lanes_within(a, lanes_set(8.673617379884035e-19f), lanes_set(1e6f));
+    float magnitude[LANES], power[LANES];
+    lanes_store(magnitude, b);
+    for (int j = 0; j < LANES; ++j) power[j] = power_07(magnitude[j]);
+    *norm = lanes_load(power);
+    const lanes less = lanes_div(lanes_mul(weight, *norm), b); /* |e|^(p-1) / beta */
+    const lanes kept = lanes_max(lanes_sub(a, less), none);
+    const lanes back = lanes_add_if_above(minus, none, kept, lanes_mul(kept, lanes_set(-2.0f))); /* with e's sign */
+    *shift = lanes_sub(code, lanes_sub(v, back));
 }
 
 /* One iteration's sums of HQQ (Badri and Shaji, "Half-Quadratic Quantization", 2023), in units of the scale, so that the
  * result does not depend on the weights' magnitude. s[0]: |error|^0.7 of these params; s[1]: code - (x - shrunk error). */
 static void affine_hqq(const float *x, size_t n, float scale, float zero, int bits, float beta, double s[2])
 {
-    enum { CHUNK = 8 * LANES };
-    const float inverse = inverse_of(scale), low = code_low(bits), high = code_high(bits), weight = 1.0f / beta;
-    lanes norms = lanes_set(0.0f), shifts = norms;
-    for (size_t at = 0; at < n; at += CHUNK) {
-        const size_t count = n - at < CHUNK ? n - at : CHUNK;
-        float norm[CHUNK] = {0.0f}, shift[CHUNK] = {0.0f};
-        for (size_t i = 0; i < count; ++i) hqq_value(x[at + i] * inverse, zero, low, high, weight, norm + i, shift + i);
-        for (size_t i = 0; i < CHUNK; i += LANES) {
-            norms = lanes_add(norms, lanes_load(norm + i));
-            shifts = lanes_add(shifts, lanes_load(shift + i));
-        }
+    const lanes inverse = lanes_set(inverse_of(scale)), shift = lanes_set(zero), weight = lanes_set(1.0f / beta);
+    lanes norms = lanes_set(0.0f), shifts = norms, norm, moved;
+    size_t at = 0;
+    for (; at + LANES <= n; at += LANES) {
+        hqq_lanes(lanes_mul(lanes_load(x + at), inverse), shift, bits, weight, &norm, &moved);
+        norms = lanes_add(norms, norm);
+        shifts = lanes_add(shifts, moved);
+    }
+    if (at < n) {
+        float rest[LANES] = {0.0f}, last[2][LANES];
+        memcpy(rest, x + at, (n - at) * sizeof(float));
+        hqq_lanes(lanes_mul(lanes_load(rest), inverse), shift, bits, weight, &norm, &moved);
+        lanes_store(last[0], norm), lanes_store(last[1], moved);
+        for (size_t j = n - at; j < LANES; ++j) last[0][j] = last[1][j] = 0.0f;
+        norms = lanes_add(norms, lanes_load(last[0]));
+        shifts = lanes_add(shifts, lanes_load(last[1]));
     }
     s[0] += (double)lanes_sum(norms);
     s[1] += (double)lanes_sum(shifts);
@@ -387,14 +395,12 @@ static void affine_fit_each(const float *x, size_t n, const float *scale, const 
 static void affine_hqq_each(const float *x, size_t n, const float *scale, const float *zero, int bits, float beta,
                             double s[5][LANES])
 {
-    const float low = code_low(bits), high = code_high(bits), weight = 1.0f / beta;
-    float inverse[LANES], norm[LANES], shift[LANES];
-    lanes norms = lanes_set(0.0f), shifts = norms;
-    lanes_store(inverse, lanes_inverse(lanes_load(scale)));
+    const lanes inverse = lanes_inverse(lanes_load(scale)), shift = lanes_load(zero), weight = lanes_set(1.0f / beta);
+    lanes norms = lanes_set(0.0f), shifts = norms, norm, moved;
     for (; n; --n, x += LANES) {
-        for (int j = 0; j < LANES; ++j) hqq_value(x[j] * inverse[j], zero[j], low, high, weight, norm + j, shift + j);
-        norms = lanes_add(norms, lanes_load(norm));
-        shifts = lanes_add(shifts, lanes_load(shift));
+        hqq_lanes(lanes_mul(lanes_load(x), inverse), shift, bits, weight, &norm, &moved);
+        norms = lanes_add(norms, norm);
+        shifts = lanes_add(shifts, moved);
     }
     add_to(s[0], norms), add_to(s[1], shifts);
 }
