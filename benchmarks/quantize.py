@@ -1,13 +1,13 @@
 """Quantizing and dequantizing against a copy of the weights, and against the gguf package.
 
-Each round runs everything once, one after another; ratios are medians of the ratios within a round.
+Each round runs everything once, one after another, short work again and again for two milliseconds, so that threads are awake;
+ratios are medians of the ratios within a round.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine, report
+from benchmarks.dense import measure
 
 LEGACY = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 SEARCHED = ("iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
@@ -82,7 +83,8 @@ def peers(part: np.ndarray, threads: int) -> dict[str, Callable[[], object]]:
 
     todo: dict[str, Callable[[], object]] = {}
     for name, config in {**{kind: kind for kind in (*LEGACY, *SEARCHED)}, **searches()}.items():
-        todo[f"part {name}"] = lambda config=config: quantize_tensor(part, config, threads=threads)
+        q = quantize_tensor(part, config, threads=threads)
+        todo[f"part {name}"] = lambda config=config, q=q: quantize_tensor(part, config, out=q, threads=threads)
     if importlib.util.find_spec("gguf"):
         import gguf
 
@@ -90,18 +92,6 @@ def peers(part: np.ndarray, threads: int) -> dict[str, Callable[[], object]]:
             number = gguf.GGMLQuantizationType[kind.upper()]
             todo[f"gguf {kind}"] = lambda number=number: gguf.quants.quantize(part, number)
     return todo
-
-
-def measure(todo: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work, round by round; round -1 touches the pages and starts the threads."""
-    seconds: dict[str, list[float]] = {name: [] for name in todo}
-    for turn in range(-1, rounds):
-        for name, work_once in todo.items():
-            start = time.perf_counter()
-            work_once()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,9 +105,9 @@ def run(args: argparse.Namespace) -> int:
     target = np.zeros_like(w)
     with ThreadPoolExecutor(threads) as pool:
         todo, moved = work(w, target, threads)
-        seconds = measure({"copy": copier(w, target, pool, threads), **todo}, args.rounds)
+        seconds = measure({"copy": copier(w, target, pool, threads), **todo}, args.rounds, 0.0)
     moved["copy"] = 2 * w.nbytes
-    seconds |= measure(peers(w[: max(1, PEER_WEIGHTS // cols)], threads), args.rounds)
+    seconds |= measure(peers(w[: max(1, PEER_WEIGHTS // cols)], threads), args.rounds, 0.0)
     data = {"machine": machine.describe(), "threads": threads, "bytes": moved, "part": PEER_WEIGHTS, "seconds": seconds}
     report.write("quantize", markdown(data), data, args.out)
     return 0
@@ -144,7 +134,7 @@ def markdown(data: dict[str, Any]) -> str:
         "## Quantizing",
         machine.sentence(data["machine"]) + f", {data['threads']} threads",
         report.markdown_table(header, rows),
-        "Quantizing a million weights at a time (those without a figure of gguf's are searched):",
+        "Quantizing a million weights at a time into what is there (gguf makes new arrays; those without a figure of gguf's are searched):",
         report.markdown_table(["", "million weights/s", "gguf's time / this time"], peer_rows),
     ]
     return "\n\n".join(parts)
