@@ -54,8 +54,11 @@ __all__ = ["Transformer"]
 
 DEFAULT_CONTEXT = 4096
 IO_MODES = ("auto", "direct", "buffered", "mmap")
-RUNTIME_BYTES = 12_000_000
-"""Code and objects that opening the first model brings in: the tokenizer library, the reader's and the team's stacks."""
+RUNTIME_BYTES = 12_500_000
+"""Code and objects that opening the first model brings in: most is Hyperion's own modules, then stacks of threads."""
+
+SAMPLING_BYTES = 40
+"""What choosing a token takes for each that there is: copies of its logit, their order, probabilities and sums."""
 
 TOKENIZER_BASE, HF_KEPT, HF_BUILDING = 4_000_000, 6, 16
 """Bytes that a tokenizer takes, and for each byte of tokenizer.json or tokenizer.model: for good, and while it is made."""
@@ -133,6 +136,7 @@ class Transformer:
             fixed={
                 "norms and biases": vectors * 4 * (2 if self._io == "mmap" else 1),  # mapped with the layers, and as the kernels want them
                 "tokenizer": _tokenizer_bytes(self.container, building=False),
+                "sampling": self.config.vocab_size * SAMPLING_BYTES,
                 "runtime": RUNTIME_BYTES,
                 "checksums": checksums,
             },
@@ -143,9 +147,11 @@ class Transformer:
             logits=lambda n: n * self.config.vocab_size * 4 + head_scratch_bytes(self.config.dim, n),
         )
         self.plan = make_plan(self._sizes, limit, self.context_length)
-        self._reserved = self.budget.reserve_all(self._sizes.fixed | {"tokenizer": building})
+        later = {"sampling": self._sizes.fixed["sampling"]}  # when the peak of making the tokenizer is over
+        self._reserved = self.budget.reserve_all({k: v for k, v in self._sizes.fixed.items() if k not in later} | {"tokenizer": building})
         self.tokenizer = _open_tokenizer(self.container)
         self._reserved["tokenizer"].resize(self._sizes.fixed["tokenizer"])
+        self._reserved |= self.budget.reserve_all(later)
         self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
         self._allocate_workspace()
         self._open_weights(progress)

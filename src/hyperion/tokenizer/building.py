@@ -16,11 +16,12 @@ from .vocabulary import MERGES_KEY, MODEL_KEY, TOKENS_KEY, TokenKind, Vocabulary
 
 __all__ = ["codec_from_vocabulary", "estimate_metadata"]
 
-# What a SentencePiece vocabulary takes beside its text, which the file's metadata and the tables have each: in the tables a
-# start, a rank and up to four slots a token; of the metadata a length, an end, a score and a type; special tokens. While the
-# tables are made, a second set of slots, columns of scores and ranks, and the text once more.
+# What the file's metadata has of a vocabulary beside text: a length and an end for each string, a score and a type a token.
+_STRING_BYTES, _COLUMN_BYTES = 16, 8
+# What the tables of a SentencePiece vocabulary take beside text: a start, a rank and up to four slots a token; special tokens.
+# While they are made, a second set of slots, columns of scores and ranks, and the text once more.
 _TABLES_BASE = 512 << 10
-_TABLE_BYTES, _METADATA_BYTES = 24, 24
+_TABLE_BYTES = 24
 _TABLE_BUILDING = 64
 
 
@@ -51,20 +52,24 @@ def codec_from_vocabulary(vocabulary: Vocabulary) -> PieceCodec:
 
 
 def estimate_metadata(metadata: Mapping[str, Any], *, building: bool) -> int:
-    """Bytes that the engine for these GGUF keys occupies, with `building` at its peak while it is made."""
-    tokens, merges = metadata.get(TOKENS_KEY), metadata.get(MERGES_KEY)
-    n = len(tokens) if hasattr(tokens, "__len__") else 0  # type: ignore[arg-type]
+    """Bytes that these GGUF keys and the engine for them occupy, with `building` at their peak while it is made."""
+    tokens, text = _strings(metadata.get(TOKENS_KEY))
+    merges, merge_text = _strings(metadata.get(MERGES_KEY))
+    held = text + merge_text + (tokens + merges) * _STRING_BYTES + tokens * _COLUMN_BYTES
     if metadata.get(MODEL_KEY) == "llama":
-        text = _text_bytes(tokens) if n else 0
-        kept = _TABLES_BASE + 2 * text + n * (_TABLE_BYTES + _METADATA_BYTES)
-        return kept + text + n * _TABLE_BUILDING if building else kept
-    return estimate_bytes(n, len(merges) if hasattr(merges, "__len__") else 0, building=building)  # type: ignore[arg-type]
+        kept = _TABLES_BASE + text + tokens * _TABLE_BYTES
+        return held + kept + (text + tokens * _TABLE_BUILDING if building else 0)
+    return held + estimate_bytes(tokens, merges, building=building)
 
 
-def _text_bytes(tokens: Any) -> int:
-    """Bytes of UTF-8, at most, in a list of strings; bad ones are told of when they are read."""
-    nbytes = getattr(tokens, "nbytes", None)
-    return nbytes if isinstance(nbytes, int) else sum(4 * len(t) for t in tokens if isinstance(t, (str, bytes)))
+def _strings(strings: Any) -> tuple[int, int]:
+    """How many, and bytes of UTF-8 in them; bad ones are told of when they are read."""
+    if not hasattr(strings, "__len__"):
+        return 0, 0
+    nbytes = getattr(strings, "nbytes", None)
+    if not isinstance(nbytes, int):
+        nbytes = sum(len(s.encode("utf-8", "replace") if isinstance(s, str) else s) for s in strings if isinstance(s, (str, bytes)))
+    return len(strings), nbytes
 
 
 def _refuse_bytes(missing: frozenset[int]) -> Callable[[str], None]:
