@@ -1,5 +1,5 @@
-/* Two to sixteen tokens and the types of 32: each block is unpacked into registers, multiplied, and forgotten, panel after panel as
- * for one token. A strip would not pay: its stores take as long as two tokens' products.
+/* Two to sixteen tokens and the types of 32: each block is unpacked into registers, multiplied, and forgotten, panel after panel
+ * as for one token. A strip would not pay: its stores take as long as two tokens' products.
  * The arithmetic fills the window of instructions, so that no read of weights comes early: they are prefetched by software. */
 #include "matmul/tokens_avx512.h"
 
