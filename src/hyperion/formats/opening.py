@@ -38,7 +38,7 @@ def open_container(path: str | os.PathLike[str]) -> Container:
     if os.path.isdir(name):
         return HuggingFaceContainer(name)
     if not os.path.exists(name):
-        raise HyperionIOError(f"there is no file {name!r}", path=name)
+        raise HyperionIOError(f"there is no file or directory {name!r} (models are opened from disk, never downloaded)", path=name)
     fd = open_for_reading(name)
     try:
         head = bytearray(min(16, os.fstat(fd).st_size))
@@ -52,4 +52,4 @@ def open_container(path: str | os.PathLike[str]) -> Container:
         with_config = os.path.isfile(os.path.join(os.path.dirname(name), CONFIG))
         return HuggingFaceContainer(name) if with_config else SafetensorsContainer(name)
     what = "is empty" if not head else f"begins with {bytes(head[:8])!r}"
-    raise FormatError(f"{name!r} {what}: expected GGUF or safetensors", path=name, offset=0)
+    raise FormatError(f"{name!r} {what}: expected GGUF, .hyperion or safetensors", path=name, offset=0)

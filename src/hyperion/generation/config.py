@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,6 +37,13 @@ def _number(low: float, high: float, closed_high: bool = True) -> Any:
 def _stops(v: Any) -> bool:
     return isinstance(v, tuple) and all(isinstance(s, str) and s for s in v)
 
+
+_ELSEWHERE = {
+    "max_tokens": "max_length", "max_new_tokens": "max_length", "n_predict": "max_length", "temp": "temperature",
+    "repeat_penalty": "repetition_penalty", "repeat_last_n": "repetition_window", "stop_sequences": "stop",
+    "logits_processor": "logit_processors", "ignore_eos": "ignore_end",
+}  # fmt: skip
+"""What other libraries call the same things."""
 
 _RULES: dict[str, Any] = {
     "max_length": _integer(1),
@@ -113,7 +121,9 @@ class GenerationConfig:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _RULES:
-            raise InvalidArgumentError(f"GenerationConfig has no field {name!r}; it has {', '.join(_RULES)}")
+            near = _ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, _RULES, 1)), None)
+            hint = f" (did you mean {near}?)" if near else ""
+            raise InvalidArgumentError(f"GenerationConfig has no field {name!r}{hint}; it has {', '.join(_RULES)}")
         if name == "stop":
             value = (value,) if isinstance(value, str) else tuple(value)
         elif name == "logit_processors":

@@ -62,14 +62,14 @@ _LARGEST = 2**63 - 1
 # ---- Sizes -------------------------------------------------------------------------------------------------
 
 
-def parse_size(size: str | SupportsIndex) -> int:
+def parse_size(size: str | float | SupportsIndex) -> int:
     """Return a number of bytes.
 
     Parameters
     ----------
     size : int or str
-        Bytes, or text such as ``"512MB"`` (512 * 10**6), ``"512MiB"`` (512 * 2**20), ``"1.5 GB"`` or
-        ``"4096"``. Case does not matter. Fractions of a byte are dropped.
+        Bytes (a float that is a whole number will do: ``2e9``), or text such as ``"512MB"`` (512 * 10**6), ``"512MiB"``
+        (512 * 2**20), ``"1.5 GB"`` or ``"4096"``. Case does not matter. Fractions of a byte are dropped.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def parse_size(size: str | SupportsIndex) -> int:
         try:
             if isinstance(size, bool):
                 raise TypeError
-            value = operator.index(size)
+            value = int(size) if isinstance(size, float) and size.is_integer() else operator.index(size)
         except TypeError:
             kind = type(size).__name__
             raise InvalidArgumentError(f"a size is an integer or text, not {kind} {size!r}") from None
