@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import cgroup, machine, report
 from benchmarks.compare import default_folder
-from benchmarks.synthetic import cached_model
+from benchmarks.synthetic import SHAPES, cached_model
 
 MARGIN = 8_000_000
 """Kernel memory of a process, which a group counts and no process sees."""
@@ -59,7 +59,8 @@ class Bench:
     def job(self, peer: str, limit: int, *options: str, deadline: float = 600.0, python: str | None = None) -> dict[str, Any]:
         args = self.args
         command = [python or sys.executable, "-m", "benchmarks.peers.stream_job", peer, str(self.model),
-                   "--context", str(args.context), "--prompt", str(args.prompt), "--tokens", str(args.tokens), *options]  # fmt: skip
+                   "--context", str(args.context), "--prompt", str(args.prompt), "--tokens", str(args.tokens),
+                   "--vocab", str(SHAPES[args.shape].vocab), *options]  # fmt: skip
         outcome = cgroup.run(command, limit, deadline=deadline)
         figures = merge(outcome.output) | {"limit": limit, "peak": outcome.peak, "kills": outcome.kills, "status": outcome.status}
         if outcome.status not in (0, None) and not outcome.kills:
