@@ -27,7 +27,7 @@ def cols_of(kind):
 def bound(kind, cols, magnitude):
     """A float32 sum in sequence errs by at most half an epsilon of the magnitude a term; a block adds one or two
     terms, whose own factors are rounded up to four times."""
-    terms = cols if kind in FLOATS else 2 * cols // 32
+    terms = cols if kind in FLOATS else 2 * cols // reference.activation_block(kind)
     return (terms + 4) * 2.0**-24 * magnitude + 1e-37
 
 
@@ -143,29 +143,38 @@ def test_a_token_that_is_not_finite_harms_no_other(kind, level):
 
 
 @pytest.mark.parametrize("m", TOKENS)
-def test_activations_are_quantized_as_documented(m, level):
+@pytest.mark.parametrize("kind", ["q4_0", "q4_k"])
+def test_activations_are_quantized_as_documented(m, kind, level):
     rng = np.random.default_rng(10)
-    k = 160
+    length = reference.activation_block(kind)
+    k = 6 * length
     x = activations(rng, m, k)
-    x[0, 32:64] = np.arange(32) - 15.5  # ties
-    x[0, 63] = 127
-    x[m - 1, 64:96] = 1e-41  # a block without a usable scale
-    x[m // 2, 96] = np.nan
+    x[0, length : length + 32] = np.arange(32) - 15.5  # ties
+    x[0, length + 32 : 2 * length] = 0
+    x[0, 2 * length - 1] = 127
+    x[m - 1, 2 * length : 3 * length] = 1e-41  # a block without a usable scale
+    x[m // 2, 3 * length] = np.nan
     tile = 1 if m == 1 else 16
-    records = matmul.pack_activations(x, True, level).reshape(-1, tile * 44)
-    codes, scales = reference.quantize_activations(x)
+    records = matmul.pack_activations(x, kind, level).reshape(-1, k // 32, tile * 44)
+    codes, scales = reference.quantize_activations(x, length)
+    sums = codes.reshape(m, -1, 2, 16).sum(axis=3)
+    pairs = sums.sum(axis=2).reshape(m, -1, 2) if length == 128 else None
     for group in range(-(-m // tile)):
+        n = min(tile, m - group * tile)
+        tokens = slice(group * tile, group * tile + n)
         for block in range(k // 32):
-            rec = records[group * (k // 32) + block]
+            rec = records[group, block]
             q = rec[: 32 * tile].view(np.int8).reshape(tile, 32)
             d = rec[32 * tile : 36 * tile].view(np.float32)
-            s = rec[36 * tile :].view(np.int32).reshape(tile, 2)
-            n = min(tile, m - group * tile)
-            tokens = slice(group * tile, group * tile + n)
-            want = codes[tokens, 32 * block : 32 * block + 32]
-            assert np.array_equal(q[:n], want)
-            assert np.array_equal(d[:n], scales[tokens, block], equal_nan=True)
-            assert np.array_equal(s[:n], want.reshape(n, 2, 16).sum(axis=2))
+            assert np.array_equal(q[:n], codes[tokens, 32 * block : 32 * block + 32])
+            assert np.array_equal(d[:n], scales[tokens, 32 * block // length], equal_nan=True)
+            if length == 32:
+                s = rec[36 * tile :].view(np.int32).reshape(tile, 2)
+            else:
+                s = rec[36 * tile : 40 * tile].view(np.int16).reshape(tile, 2)
+                pair = rec[40 * tile :].view(np.int16).reshape(tile, 2)
+                assert np.array_equal(pair[:n], pairs[tokens, block // 2])
+            assert np.array_equal(s[:n], sums[tokens, block])
             assert not q[n:].any() and not d[n:].any() and not s[n:].any()
 
 
@@ -173,7 +182,7 @@ def test_activations_are_quantized_as_documented(m, level):
 def test_float_activations_are_laid_out_as_documented(m, level):
     x = np.random.default_rng(11).standard_normal((m, 37)).astype(np.float32)
     tile = 1 if m == 1 else 16
-    got = matmul.pack_activations(x, False, level).view(np.float32).reshape(-1, 37, tile)
+    got = matmul.pack_activations(x, "f32", level).view(np.float32).reshape(-1, 37, tile)
     padded = np.zeros((len(got) * tile, 37), np.float32)
     padded[:m] = x
     assert np.array_equal(got, padded.reshape(-1, tile, 37).transpose(0, 2, 1))

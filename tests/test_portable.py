@@ -15,7 +15,7 @@ SOURCES = [
     C / "quant" / "pack.c",
     C / "quant" / "dequantize.c",
     C / "matmul" / "linear.c",
-    C / "matmul" / "matmul_generic.c",
+    *sorted((C / "matmul").glob("*_generic.c")),
 ]
 FLAGS = [
     "-std=gnu11",

@@ -14,6 +14,7 @@ cdef extern from "common/table.h":
         HYP_TANH
         HYP_SIGMOID
         HYP_MAPS
+        HYP_ACT_KINDS
         HYP_KV_F16
         HYP_KV_Q8_0
         HYP_KV_Q4_0
@@ -60,8 +61,7 @@ cdef extern from "common/table.h":
         int level
         hyp_tuning tuning
         hyp_mul_fn *mul
-        hyp_act_fn act_quantize
-        hyp_act_fn act_float
+        hyp_act_fn *act
         hyp_attn_fn *attention
         hyp_kv_store_fn *kv_store
         void (*rms_norm)(const float *x, const float *weight, float eps, size_t n, float *out) noexcept nogil

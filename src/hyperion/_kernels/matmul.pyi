@@ -15,7 +15,8 @@ def linear(
 ) -> NDArray[np.float32]:
     """``x @ W.T`` for packed weights W [rows, cols].
 
-    Quantized weights are multiplied with int8 activations, quantized by blocks of 32; float weights with x itself.
+    Quantized weights are multiplied with int8 activations, quantized by blocks of 32 (of 128 for K types); float weights with
+    x itself.
     Row t of the result depends on row t of `x` alone: the bits are the same in any batch and with any team.
 
     Parameters
@@ -52,5 +53,5 @@ def linear_many(
 ) -> tuple[NDArray[np.float32], ...]:
     """:func:`linear` for 1 to 16 matrices that share `x`, in one parallel region."""
 
-def pack_activations(x: NDArray[np.float32], quantized: bool, level: str | None = None) -> NDArray[np.uint8]:
-    """The bytes in which the kernels read activations [m, k] (see c/common/panel.h); for tests."""
+def pack_activations(x: NDArray[np.float32], kind: str, level: str | None = None) -> NDArray[np.uint8]:
+    """The bytes in which the kernels read activations [m, k] for weights of type `kind` (see c/common/panel.h); for tests."""

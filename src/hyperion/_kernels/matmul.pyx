@@ -7,9 +7,10 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 import numpy as np
 
 from hyperion._kernels.dispatch cimport hyp_table, level_number, table
-from hyperion._kernels.quant cimport PackedMatrix, hyp_act_is_float, hyp_weight
+from hyperion._kernels.quant cimport PackedMatrix, hyp_act_is_float, hyp_act_kind, hyp_block_len, hyp_weight
 from hyperion._kernels.threads cimport Team, api, check_status, hyp_team, hyp_threads_api
 
+from hyperion._kernels.quant import TYPES
 from hyperion.errors import HyperionMemoryError, InvalidArgumentError
 
 cdef extern from "matmul/linear.h" nogil:
@@ -23,6 +24,23 @@ cdef extern from "matmul/linear.h" nogil:
                      size_t ldx, size_t m, size_t k, void *act)
     int hyp_linear(const hyp_table *t, const hyp_threads_api *api, hyp_team *team,
                    const hyp_product *products, size_t n, const void *act, size_t m)
+
+cdef int _multiply(const hyp_table *kernels, hyp_team *team, const hyp_product *products, size_t n, const float *x, size_t ldx,
+                   size_t m, void *act) noexcept nogil:
+    """Pack x for each run of products that share a kind of activations, and multiply."""
+    cdef const hyp_threads_api *region = api()
+    cdef size_t first = 0, end, k = products[0].weight.cols
+    cdef int status = 0, type
+    while first < n and status == 0:
+        type, end = products[first].weight.type, first + 1
+        while end < n and hyp_act_kind(products[end].weight.type) == hyp_act_kind(type):
+            end += 1
+        status = hyp_act_pack(kernels, region, team, type, x, ldx, m, k, act)
+        if status == 0:
+            status = hyp_linear(kernels, region, team, &products[first], end - first, act, m)
+        first = end
+    return status
+
 
 cdef enum:
     LINE = 64  # bytes; the kernels load whole vectors of activations
@@ -94,36 +112,33 @@ def linear_many(packed, x, level=None, Team team=None, out=None):
         raise HyperionMemoryError(f"no memory for {nbytes} bytes of packed activations")
     act = <uint8_t *>memory + (LINE - <size_t>memory % LINE)
     cdef const float *source = <const float *><size_t>x.ctypes.data
-    cdef const hyp_threads_api *region = api()
     try:
         with nogil:
-            status = hyp_act_pack(kernels, region, threads, first.weight.type, source, ldx, m, k, act)
-            if status == 0:
-                status = hyp_linear(kernels, region, threads, products, n, act, m)
+            status = _multiply(kernels, threads, products, n, source, ldx, m, act)
         check_status(status, "linear")
     finally:
         PyMem_RawFree(memory)
     return out
 
 
-def pack_activations(x, bint quantized, level=None):
+def pack_activations(x, kind, level=None):
     cdef size_t m, k, ldx, nbytes
     cdef const hyp_table *kernels = table(level_number(level))
+    if kind not in TYPES:
+        raise InvalidArgumentError(f"there is no type {kind!r}")
     if not isinstance(x, np.ndarray) or x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
         raise InvalidArgumentError("x must be an array [m, k] with at least one value")
+    cdef int type = TYPES[kind].id
     m, k = x.shape
     ldx = _matrix(x, "x", m, k)
-    if quantized and k % 32:
-        raise InvalidArgumentError(f"quantized activations come in blocks of 32; k is {k}")
-    nbytes = hyp_act_bytes(not quantized, m, k)
+    if k % hyp_block_len(type):
+        raise InvalidArgumentError(f"{kind} comes in blocks of {hyp_block_len(type)}; k is {k}")
+    nbytes = hyp_act_bytes(hyp_act_is_float(type), m, k)
     whole = np.zeros(nbytes + LINE, np.uint8)
     start = -whole.ctypes.data % LINE
     act = whole[start:start + nbytes]
     cdef const float *source = <const float *><size_t>x.ctypes.data
     cdef void *target = <void *><size_t>act.ctypes.data
     with nogil:
-        if quantized:
-            kernels.act_quantize(source, ldx, m, k, target)
-        else:
-            kernels.act_float(source, ldx, m, k, target)
+        kernels.act[hyp_act_kind(type)](source, ldx, m, k, target)
     return act

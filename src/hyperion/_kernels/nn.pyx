@@ -8,6 +8,7 @@ from cpython.exc cimport PyErr_Occurred
 from hyperion._kernels.dispatch cimport (
     HYP_KV_TYPES,
     HYP_LEVEL_GENERIC,
+    HYP_ACT_KINDS,
     HYP_MAPS,
     HYP_TYPES,
     hyp_table,
@@ -232,7 +233,8 @@ cdef class Runtime:
         if "matmul" in plain:
             for i in range(HYP_TYPES):
                 self.table.mul[i] = generic.mul[i]
-            self.table.act_quantize, self.table.act_float = generic.act_quantize, generic.act_float
+            for i in range(HYP_ACT_KINDS):
+                self.table.act[i] = generic.act[i]
             self.table.gemm = generic.gemm
         if "activation" in plain:
             self.table.silu_mul, self.table.gelu_mul = generic.silu_mul, generic.gelu_mul

@@ -19,6 +19,7 @@ cdef extern from "quant/pack.h" nogil:
     size_t hyp_row_bytes(int type, size_t cols)
     size_t hyp_panel_bytes(int type, size_t cols)
     int hyp_act_is_float(int type)
+    int hyp_act_kind(int type)
 
 
 cdef class PackedMatrix:

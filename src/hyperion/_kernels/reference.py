@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "activation_block",
     "attention",
     "dequantize",
     "gelu",
@@ -188,23 +189,30 @@ _DEQUANTIZE: dict[str, Callable[[U8], F32]] = {
 }
 
 
-def quantize_activations(x: ArrayLike) -> tuple[NDArray[np.int8], F32]:
-    """Quantize activations to int8 by blocks of 32, as the kernels do (c/common/panel.h).
+def activation_block(kind: str) -> int:
+    """How many activations share a scale with weights of a quantized type: 32, with K types 128."""
+    return min(BLOCKS[kind][0], 128)
+
+
+def quantize_activations(x: ArrayLike, block: int = ACTIVATION_BLOCK) -> tuple[NDArray[np.int8], F32]:
+    """Quantize activations to int8 by blocks, as the kernels do (c/common/panel.h).
 
     Parameters
     ----------
-    x : float32 array [m, k], k a multiple of 32
+    x : float32 array [m, k], k a multiple of `block`
+    block : int
+        Activations that share a scale (:func:`activation_block`).
 
     Returns
     -------
     codes : int8 array [m, k]
         ``x / scale`` rounded to nearest even, -127 .. 127.
-    scales : float32 array [m, k / 32]
+    scales : float32 array [m, k / block]
         absmax / 127; 0 where that is below the smallest normal float, NaN where the block is not finite, and the codes
         then are 0.
     """
     x = np.asarray(x, np.float32)
-    blocks = x.reshape(x.shape[0], -1, ACTIVATION_BLOCK)
+    blocks = x.reshape(x.shape[0], -1, block)
     with np.errstate(all="ignore"):
         absmax = np.abs(blocks).max(axis=2)  # NaN wins
         scales = (absmax / np.float32(127)).astype(np.float32)
@@ -240,8 +248,9 @@ def linear(kind: str, raw: ArrayLike, rows: int, cols: int, x: ArrayLike) -> tup
     if kind in FLOATS:
         values = x.astype(np.float64)
     else:
-        codes, scales = quantize_activations(x)
-        values = codes.astype(np.float64) * np.repeat(scales.astype(np.float64), ACTIVATION_BLOCK, axis=1)
+        block = activation_block(kind)
+        codes, scales = quantize_activations(x, block)
+        values = codes.astype(np.float64) * np.repeat(scales.astype(np.float64), block, axis=1)
         size = size + 2 * np.abs(_minimum(kind, raw, rows, cols))
     with np.errstate(invalid="ignore"):
         return values @ w.T, np.abs(values) @ size.T

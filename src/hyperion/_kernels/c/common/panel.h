@@ -32,15 +32,16 @@
  *                    | qh[2][8][16][4]: bits 2c..2c+1 are bits 4-5 of K = 128n+32c+4j+i         value d*sc*(q-32)
  *
  * In Q3_K q = 2 bits | h << 2. Arithmetic, the same in every path of one instruction set (acc starts at 0, one
- * accumulator a row and token, blocks of 32 activations in order; da and a[] are the activation block's scale and codes,
- * integer sums are exact):
+ * accumulator a row and token, records in order; da and a[] are the activations' scale and codes, which belong to 32 K
+ * in the types of 32 and to 128 K, half a record, in the K types):
  *  Q4_0 Q5_0 Q8_0 IQ4_NL   acc = fma(f32(d)*da, f32(sum (q-zero)*a), acc)            (IQ4_NL: sum table[q]*a)
  *  Q4_1 Q5_1               acc = fma(f32(d)*da, f32(sum q*a), acc);  acc = fma(f32(m), da*f32(sum a), acc)
- *  Q4_K Q5_K               acc = fma((f32(d)*f32(sc))*da, f32(sum q*a), acc);
- *                          acc = fma(-(f32(dmin)*f32(m)), da*f32(sum a), acc)
- *  Q2_K                    acc = fma(f32(d)*da, f32(sc0*sum0 q*a + sc1*sum1 q*a), acc);
- *                          acc = fma(-(f32(dmin)*da), f32(m0*sum0 a + m1*sum1 a), acc)   (0, 1: the block's half groups)
- *  Q3_K Q6_K               acc = fma(f32(d)*da, f32(sc0*sum0 (q-zero)*a + sc1*sum1 (q-zero)*a), acc)
+ *  K types, for each half of a record:
+ *                          acc = fma(f32(d)*da, f32(S), acc), S = sum over its groups or half groups of
+ *                          sc * (sum (q-zero)*a), then Q2_K, Q4_K, Q5_K
+ *                          acc = fma(-(f32(dmin)*da), f32(M), acc), M = sum over them of m * (sum a)
+ * Integer sums are exact in any order: |S| is largest in Q6_K, 128*32*127*128 < 2^26, and M is below 2^20. f32 rounds to
+ * nearest even.
  *  F32 F16 BF16            acc = fma(f32(w), x, acc) for each K in order
  * Where an instruction set has no fma (generic C), fma(a,b,c) is a*b rounded, then + c rounded.
  */
@@ -51,6 +52,8 @@
 
 #define HYP_PANEL 16 /* rows in a panel */
 #define HYP_BLOCK 32 /* activations in a block */
+#define HYP_SUPER 256 /* K in a record of a K type */
+#define HYP_SPAN 128 /* and the activations that share a scale there */
 
 /* K positions in one record, and bytes of one source block; 0 where the type is unknown. */
 HYP_INLINE size_t hyp_block_len(int type)
@@ -150,18 +153,30 @@ HYP_INLINE size_t hyp_sparse_block(const hyp_sparse_panel *s, size_t j, size_t b
 /* ---- Activations -------------------------------------------------------------------------------------------------
  * Tokens are packed in groups of `tile` = 1 (a single token) or 16 (two or more; the last group's missing tokens are
  * zero). Groups follow each other in memory.
- *  quantized (all block types): for each block of 32 K one record:
+ *  by 32 (types of 32): for each block of 32 K one record:
  *        int8 q[tile][32] | float d[tile] | int32 s[tile][2] (sums of the codes of the two halves)
  *     d = absmax / 127, q = x / d (a division, not x * (1 / d)) rounded to nearest even. Where d is below the smallest
  *     normal float (2^-126), d and every q are 0; where absmax is infinite or the block has a NaN, d is NaN and every q is
  *     0, so that a non-finite activation reaches the output of its own token and no other.
+ *  by 128 (K types): the same, but absmax is that of 128 K, the four records of which repeat d, and sums are int16:
+ *        int8 q[tile][32] | float d[tile] | int16 half[tile][2] (of the two halves)
+ *        | int16 pair[tile][2] (of record 2n and of record 2n+1, in both)
  *  float (F32, F16, BF16 weights): for each K: float x[tile]
  */
 #define HYP_ACT_TILE 16
 
+enum { HYP_ACT_FLOAT, HYP_ACT_BY_32, HYP_ACT_BY_128, HYP_ACT_KINDS };
+
+/* What activations a type is multiplied with; those of one kind can be shared. */
+HYP_INLINE int hyp_act_kind(int type)
+{
+    const size_t len = hyp_block_len(type);
+    return len == 1 ? HYP_ACT_FLOAT : len == HYP_BLOCK ? HYP_ACT_BY_32 : HYP_ACT_BY_128;
+}
+
 HYP_INLINE int hyp_act_is_float(int type)
 {
-    return type == HYP_F32 || type == HYP_F16 || type == HYP_BF16;
+    return hyp_act_kind(type) == HYP_ACT_FLOAT;
 }
 
 HYP_INLINE size_t hyp_act_tile(size_t m)
@@ -173,6 +188,12 @@ HYP_INLINE size_t hyp_act_tile(size_t m)
 HYP_INLINE size_t hyp_act_group_bytes(int is_float, size_t tile, size_t k)
 {
     return is_float ? tile * k * 4 : (k / HYP_BLOCK) * tile * (HYP_BLOCK + 4 + 8);
+}
+
+/* The sums of a record by 128 of one token: int16, two to a word. */
+HYP_INLINE uint32_t hyp_act_words(int32_t low, int32_t high)
+{
+    return ((uint32_t)low & 0xffffu) | (uint32_t)high << 16;
 }
 
 #endif

@@ -189,8 +189,7 @@ typedef struct {
     hyp_tuning tuning;
     hyp_mul_fn mul[HYP_TYPES];     /* NULL where the type is unknown */
     hyp_mul_sparse_fn mul_sparse[HYP_TYPES];
-    hyp_act_fn act_quantize;       /* to the int8 record layout; k is a multiple of 32 */
-    hyp_act_fn act_float;
+    hyp_act_fn act[HYP_ACT_KINDS]; /* k is a multiple of 32 or 128 where they are quantized */
     hyp_attn_fn attention[HYP_KV_TYPES];
     hyp_kv_store_fn kv_store[HYP_KV_TYPES];
     void (*rms_norm)(const float *x, const float *weight, float eps, size_t n, float *out);        /* out may be x */
@@ -212,6 +211,8 @@ typedef struct {
 /* Each <family>_<isa>.c exports one function that fills the entries it implements; a level's table starts as a copy of
  * the next lower one, so a missing entry falls back. */
 void hyp_matmul_fill_generic(hyp_table *t);
+void hyp_matmul_fill_kquant_generic(hyp_table *t);
+void hyp_matmul_fill_act_generic(hyp_table *t);
 void hyp_matmul_fill_avx2(hyp_table *t);
 void hyp_matmul_fill_avxvnni(hyp_table *t);
 void hyp_matmul_fill_avx512(hyp_table *t);

@@ -53,9 +53,9 @@ static void pack_task(void *arg, size_t begin, size_t end, size_t worker)
 int hyp_act_pack(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, int type, const float *x, size_t ldx,
                  size_t m, size_t k, void *act)
 {
-    const int is_float = hyp_act_is_float(type);
-    const hyp_act_fn pack = is_float ? t->act_float : t->act_quantize;
-    if (!pack || (!is_float && k % HYP_BLOCK != 0)) return HYP_ERROR_ARGUMENT;
+    const int kind = hyp_act_kind(type), is_float = kind == HYP_ACT_FLOAT;
+    const hyp_act_fn pack = t->act[kind];
+    if (!pack || k % (is_float ? 1 : kind == HYP_ACT_BY_32 ? HYP_BLOCK : HYP_SPAN) != 0) return HYP_ERROR_ARGUMENT;
     if (m == 0) return HYP_OK;
     if (m <= HYP_ACT_TILE || !team) {
         pack(x, ldx, m, k, act);
@@ -132,7 +132,7 @@ int hyp_linear(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, c
         const hyp_weight *w = products[i].weight;
         const size_t block = hyp_block_len(w->type);
         if (block == 0 || !(w->offsets ? t->mul_sparse[w->type] != NULL : t->mul[w->type] != NULL) || w->cols % block != 0 || w->cols != products[0].weight->cols ||
-            hyp_act_is_float(w->type) != hyp_act_is_float(products[0].weight->type))
+            hyp_act_kind(w->type) != hyp_act_kind(products[0].weight->type))
             return HYP_ERROR_ARGUMENT;
         panels += panels_of(w);
         bytes += hyp_weight_bytes(w, 0, panels_of(w));

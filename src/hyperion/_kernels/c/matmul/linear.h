@@ -31,7 +31,7 @@ size_t hyp_act_bytes(int is_float, size_t m, size_t k);
 int hyp_act_pack(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, int type, const float *x, size_t ldx,
                  size_t m, size_t k, void *act);
 
-/* out_i = act x W_i^T for n weights that share the activations (and so their kind), in one parallel region. */
+/* out_i = act x W_i^T for n weights that share the activations (and so hyp_act_kind), in one parallel region. */
 int hyp_linear(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_product *products, size_t n,
                const void *act, size_t m);
 

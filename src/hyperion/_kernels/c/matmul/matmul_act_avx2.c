@@ -3,29 +3,41 @@
 
 #include "matmul_ymm.h"
 
-/* 32 codes, their scale and the sums of their halves. */
-HYP_INLINE void act_block_avx2(const float *x, int8_t *q, float *d, int32_t *s)
+/* Without the sign, floats order as integers do, and NaN is above all: it survives into the scale. */
+HYP_INLINE __m256i act_magnitudes_avx2(__m256i most, const float *x, size_t n)
 {
-    __m256i bits[4];
-    for (int i = 0; i < 4; i++) bits[i] = _mm256_loadu_si256((const __m256i *)(x + 8 * i));
-    /* Without the sign, floats order as integers do, and NaN is above all: it survives into the scale. */
     const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    __m256i top = _mm256_and_si256(bits[0], magnitude);
-    for (int i = 1; i < 4; i++) top = _mm256_max_epi32(top, _mm256_and_si256(bits[i], magnitude));
-    __m128i max = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    for (size_t i = 0; i < n; i += 8)
+        most = _mm256_max_epi32(most, _mm256_and_si256(_mm256_loadu_si256((const __m256i *)(const void *)(x + i)), magnitude));
+    return most;
+}
+
+/* The scale of n values; 0 where their codes are 0, and then *d is what the record gets. */
+HYP_INLINE float act_scale_avx2(const float *x, size_t n, float *d)
+{
+    const __m256i most = act_magnitudes_avx2(_mm256_setzero_si256(), x, n);
+    __m128i max = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
     max = _mm_max_epi32(max, _mm_shuffle_epi32(max, 0x4e));
     max = _mm_max_epi32(max, _mm_shuffle_epi32(max, 0xb1));
     const float scale = _mm_cvtss_f32(_mm_castsi128_ps(max)) / 127.0f;
+    *d = scale;
+    if (scale >= 1.17549435e-38f && scale <= 3.4028234663852886e38f) return scale;
     /* No usable scale: zero where it is not a normal float; infinity and NaN become NaN. */
-    if (!(scale >= 1.17549435e-38f && scale <= 3.4028234663852886e38f)) {
-        *d = scale < 1.17549435e-38f ? 0.0f : scale - scale;
+    *d = scale < 1.17549435e-38f ? 0.0f : scale - scale;
+    return 0.0f;
+}
+
+/* 32 codes and the sums of their halves. */
+HYP_INLINE void act_block_avx2(const float *x, float scale, int8_t *q, int32_t *s)
+{
+    if (scale == 0.0f) {
         memset(q, 0, HYP_BLOCK);
         s[0] = s[1] = 0;
         return;
     }
-    *d = scale;
     const __m256 by = _mm256_set1_ps(scale);
-    for (int i = 0; i < 4; i++) bits[i] = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_castsi256_ps(bits[i]), by));
+    __m256i bits[4];
+    for (int i = 0; i < 4; i++) bits[i] = _mm256_cvtps_epi32(_mm256_div_ps(_mm256_loadu_ps(x + 8 * i), by));
     /* Packing works in 128-bit lanes: dwords come out as 0 2 4 6 1 3 5 7 of the wanted order. */
     const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(bits[0], bits[1]), _mm256_packs_epi32(bits[2], bits[3]));
     const __m256i codes = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
@@ -37,20 +49,62 @@ HYP_INLINE void act_block_avx2(const float *x, int8_t *q, float *d, int32_t *s)
     s[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(sum, 1));
 }
 
-static void hyp_act_quantize_avx2(const float *x, size_t ldx, size_t m, size_t k, void *dst)
+/* Token t's codes, scale and sums of 32 K. */
+HYP_INLINE void act_by_32_avx2(const float *x, uint8_t *rec, size_t tile, size_t t)
 {
-    const size_t tile = hyp_act_tile(m), blocks = k / HYP_BLOCK, record = tile * (HYP_BLOCK + 12);
-    uint8_t *out = (uint8_t *)dst;
-    for (size_t t0 = 0; t0 < m; t0 += tile) {
-        const size_t tokens = m - t0 < tile ? m - t0 : tile;
-        for (size_t b = 0; b < blocks; b++, out += record) {
-            float *d = (float *)(void *)(out + tile * HYP_BLOCK);
-            int32_t *s = (int32_t *)(void *)(d + tile);
-            if (tokens < tile) memset(out, 0, record);
-            for (size_t t = 0; t < tokens; t++)
-                act_block_avx2(x + (t0 + t) * ldx + b * HYP_BLOCK, (int8_t *)out + t * HYP_BLOCK, d + t, s + 2 * t);
+    float d;
+    int32_t s[2];
+    const float scale = act_scale_avx2(x, HYP_BLOCK, &d);
+    act_block_avx2(x, scale, (int8_t *)rec + t * HYP_BLOCK, s);
+    memcpy(rec + tile * HYP_BLOCK + 4 * t, &d, 4);
+    memcpy(rec + tile * (HYP_BLOCK + 4) + 8 * t, s, 8);
+}
+
+/* And of 128 K, in four records. */
+HYP_INLINE void act_by_128_avx2(const float *x, uint8_t *rec, size_t tile, size_t t)
+{
+    const size_t bytes = tile * (HYP_BLOCK + 12);
+    float d;
+    const float scale = act_scale_avx2(x, HYP_SPAN, &d);
+    for (size_t i = 0; i < HYP_SPAN; i += 2 * HYP_BLOCK, rec += 2 * bytes) {
+        int32_t s[2][2];
+        act_block_avx2(x + i, scale, (int8_t *)rec + t * HYP_BLOCK, s[0]);
+        act_block_avx2(x + i + HYP_BLOCK, scale, (int8_t *)rec + bytes + t * HYP_BLOCK, s[1]);
+        const uint32_t pair = hyp_act_words(s[0][0] + s[0][1], s[1][0] + s[1][1]);
+        for (size_t n = 0; n < 2; n++) {
+            const uint32_t half = hyp_act_words(s[n][0], s[n][1]);
+            uint8_t *to = rec + n * bytes + tile * HYP_BLOCK + 4 * t;
+            memcpy(to, &d, 4);
+            memcpy(to + 4 * tile, &half, 4);
+            memcpy(to + 8 * tile, &pair, 4);
         }
     }
+}
+
+/* `len`: the K of a scale. */
+HYP_INLINE void act_quantize_avx2(size_t len, const float *x, size_t ldx, size_t m, size_t k, uint8_t *out)
+{
+    const size_t tile = hyp_act_tile(m), bytes = hyp_act_group_bytes(0, tile, len);
+    for (size_t t0 = 0; t0 < m; t0 += tile) {
+        const size_t tokens = m - t0 < tile ? m - t0 : tile;
+        for (size_t i = 0; i < k; i += len, out += bytes) {
+            if (tokens < tile) memset(out, 0, bytes);
+            for (size_t t = 0; t < tokens; t++) {
+                if (len == HYP_BLOCK) act_by_32_avx2(x + (t0 + t) * ldx + i, out, tile, t);
+                else act_by_128_avx2(x + (t0 + t) * ldx + i, out, tile, t);
+            }
+        }
+    }
+}
+
+static void hyp_act_by_32_avx2(const float *x, size_t ldx, size_t m, size_t k, void *dst)
+{
+    act_quantize_avx2(HYP_BLOCK, x, ldx, m, k, dst);
+}
+
+static void hyp_act_by_128_avx2(const float *x, size_t ldx, size_t m, size_t k, void *dst)
+{
+    act_quantize_avx2(HYP_SPAN, x, ldx, m, k, dst);
 }
 
 /* dst[k][16] from 8 rows of x, 8 values each: an 8 x 8 transposition. */
@@ -100,6 +154,7 @@ static void hyp_act_float_avx2(const float *x, size_t ldx, size_t m, size_t k, v
 
 void hyp_matmul_fill_act_avx2(hyp_table *t)
 {
-    t->act_quantize = hyp_act_quantize_avx2;
-    t->act_float = hyp_act_float_avx2;
+    t->act[HYP_ACT_FLOAT] = hyp_act_float_avx2;
+    t->act[HYP_ACT_BY_32] = hyp_act_by_32_avx2;
+    t->act[HYP_ACT_BY_128] = hyp_act_by_128_avx2;
 }

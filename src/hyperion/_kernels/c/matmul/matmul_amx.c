@@ -1,4 +1,4 @@
-/* The AMX level: strips of many tokens go through the tile unit; a few tokens, and float weights, stay with AVX-512.
+/* The AMX level: strips of many tokens go through the tile unit; a few tokens, float weights and K types stay with AVX-512.
  *
  * A block of a strip is a B tile as it lies (8 rows of 64 bytes: 4 consecutive K of 16 rows), the codes of 16 tokens are
  * an A tile (16 rows of 32 bytes), and one tdpbssd gives the 16 x 16 integer sums that vpdpbusd would: from there on the
@@ -11,16 +11,8 @@
 
 enum { AHEAD = 2, SLOTS = 4 }; /* blocks between a product and the use of its sums; sums in memory */
 
-/* How the sums of a block become floats. */
-enum {
-    SHAPE_SYM,   /* acc = fma(d*da, f32(c), acc) */
-    SHAPE_MIN,   /* SYM, then acc = fma(p, da*f32(sum a), acc) */
-    SHAPE_SPLIT, /* SYM with c + 256*c2: Q6_K's code times scale as two bytes */
-    SHAPE_PAIRS  /* SYM, then acc = fma(-(p*da), f32(c2), acc), where the second tile holds the mins: Q2_K */
-};
-
 typedef struct {
-    HYP_ALIGN64 int32_t at[2][HYP_ACT_TILE][HYP_PANEL];
+    HYP_ALIGN64 int32_t at[HYP_ACT_TILE][HYP_PANEL];
 } tile_sums;
 
 typedef struct {
@@ -29,49 +21,35 @@ typedef struct {
     uint8_t rows[16];
 } tile_config;
 
-/* Tiles 0 and 1 sums, 2 and 3 a second product's sums, 4 activations of `tokens` tokens, 5 and 6 weights. */
+/* Tiles 0 and 1 sums, 2 activations of `tokens` tokens, 3 weights. */
 static void configure(size_t tokens)
 {
     /* volatile: gcc's intrinsic names only the first 8 bytes as its input, and drops the other stores when it inlines */
     volatile tile_config c = {.palette = 1};
-    for (int i = 0; i < 5; i++) c.rows[i] = (uint8_t)tokens;
-    for (int i = 0; i < 7; i++) c.row_bytes[i] = 64;
-    c.row_bytes[4] = HYP_BLOCK;
-    c.rows[5] = c.rows[6] = HYP_BLOCK / 4;
+    for (int i = 0; i < 3; i++) c.rows[i] = (uint8_t)tokens;
+    for (int i = 0; i < 4; i++) c.row_bytes[i] = 64;
+    c.row_bytes[2] = HYP_BLOCK;
+    c.rows[3] = HYP_BLOCK / 4;
     _tile_loadconfig((const void *)&c);
 }
 
-HYP_INLINE void multiply(int two, size_t block, const hyp_strip_block *b, const uint8_t *act)
+HYP_INLINE void multiply(size_t block, const hyp_strip_block *b, const uint8_t *act)
 {
-    _tile_loadd(4, act, HYP_BLOCK);
-    _tile_loadd(5, b->w, 64);
-    if (two) _tile_loadd(6, b->second, 64);
+    _tile_loadd(2, act, HYP_BLOCK);
+    _tile_loadd(3, b->w, 64);
     if (block & 1) {
         _tile_zero(1);
-        _tile_dpbssd(1, 4, 5);
-        if (two) {
-            _tile_zero(3);
-            _tile_dpbssd(3, 4, 6);
-        }
+        _tile_dpbssd(1, 2, 3);
     } else {
         _tile_zero(0);
-        _tile_dpbssd(0, 4, 5);
-        if (two) {
-            _tile_zero(2);
-            _tile_dpbssd(2, 4, 6);
-        }
+        _tile_dpbssd(0, 2, 3);
     }
 }
 
-HYP_INLINE void store(int two, size_t block, tile_sums *to)
+HYP_INLINE void store(size_t block, tile_sums *to)
 {
-    if (block & 1) {
-        _tile_stored(1, to->at[0], 64);
-        if (two) _tile_stored(3, to->at[1], 64);
-    } else {
-        _tile_stored(0, to->at[0], 64);
-        if (two) _tile_stored(2, to->at[1], 64);
-    }
+    if (block & 1) _tile_stored(1, to->at, 64);
+    else _tile_stored(0, to->at, 64);
 }
 
 /* da * f32(sum a) of 16 tokens. */
@@ -87,39 +65,30 @@ HYP_INLINE __m512 min_factors(const uint8_t *act)
 HYP_INLINE void scale(int shape, int tokens, const hyp_strip_block *b, const tile_sums *c, const uint8_t *act,
                       const float *min, __m512 *acc)
 {
-    /* a shift by 8 as a byte shuffle: it runs on port 5 */
-    const __m512i up = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, 0, 1, 2, -1, 4, 5, 6, -1, 8, 9, 10, -1, 12, 13, 14));
     const __m512 d = _mm512_load_ps(b->d);
     HYP_UNROLL
     for (int t = 0; t < tokens; t++) {
         const __m512 da = hyp_spread_f32_avx512(act + HYP_ACT_D + 4 * t);
-        __m512i sum = _mm512_load_si512(c->at[0][t]);
-        if (shape == SHAPE_SPLIT)
-            sum = _mm512_add_epi32(sum, _mm512_shuffle_epi8(_mm512_load_si512(c->at[1][t]), up));
-        acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(d, da), _mm512_cvtepi32_ps(sum), acc[t]);
-        if (shape == SHAPE_MIN) acc[t] = _mm512_fmadd_ps(_mm512_load_ps(b->p), hyp_spread_f32_avx512(min + t), acc[t]);
-        if (shape == SHAPE_PAIRS) {
-            const __m512 factor = _mm512_mul_ps(_mm512_load_ps(b->p), da);
-            acc[t] = _mm512_fnmadd_ps(factor, _mm512_cvtepi32_ps(_mm512_load_si512(c->at[1][t])), acc[t]);
-        }
+        const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(c->at[t]));
+        acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(d, da), sum, acc[t]);
+        if (shape == HYP_SHAPE_MIN) acc[t] = _mm512_fmadd_ps(_mm512_load_ps(b->p), hyp_spread_f32_avx512(min + t), acc[t]);
     }
 }
 
 HYP_INLINE void panel_times(int shape, int tokens, const hyp_strip_block *b, size_t n, const uint8_t *act,
                             const float (*min)[HYP_ACT_TILE], hyp_strip_sums *sums, const hyp_ahead *ahead, size_t panel)
 {
-    const int two = shape == SHAPE_SPLIT || shape == SHAPE_PAIRS;
     tile_sums c[SLOTS];
     __m512 acc[HYP_ACT_TILE];
     for (size_t i = 0; i < AHEAD; i++) {
-        if (i && i <= n) store(two, i - 1, &c[i - 1]);
-        if (i < n) multiply(two, i, b + i, act + i * HYP_ACT_RECORD);
+        if (i && i <= n) store(i - 1, &c[i - 1]);
+        if (i < n) multiply(i, b + i, act + i * HYP_ACT_RECORD);
     }
     HYP_UNROLL
     for (int t = 0; t < tokens; t++) acc[t] = _mm512_load_ps(sums->at[t]);
     for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD - 1 < n) store(two, i + AHEAD - 1, &c[(i + AHEAD - 1) % SLOTS]);
-        if (i + AHEAD < n) multiply(two, i + AHEAD, b + i + AHEAD, act + (i + AHEAD) * HYP_ACT_RECORD);
+        if (i + AHEAD - 1 < n) store(i + AHEAD - 1, &c[(i + AHEAD - 1) % SLOTS]);
+        if (i + AHEAD < n) multiply(i + AHEAD, b + i + AHEAD, act + (i + AHEAD) * HYP_ACT_RECORD);
         hyp_fetch_ahead_avx512(ahead, panel, i, 1);
         scale(shape, tokens, b + i, &c[i % SLOTS], act + i * HYP_ACT_RECORD, min[i], acc);
     }
@@ -131,7 +100,7 @@ HYP_INLINE void strip_times(int shape, const hyp_strip *strip, size_t panels, si
                             hyp_strip_sums *sums, const hyp_ahead *ahead)
 {
     HYP_ALIGN64 float min[HYP_STRIP_BLOCKS][HYP_ACT_TILE];
-    if (shape == SHAPE_MIN)
+    if (shape == HYP_SHAPE_MIN)
         for (size_t i = 0; i < n; i++) _mm512_store_ps(min[i], min_factors(act + i * HYP_ACT_RECORD));
     for (size_t p = 0; p < panels; p++, strip++, sums += HYP_STRIP_GROUPS) {
         if (tokens <= 8) panel_times(shape, 8, strip->block, n, act, (const float(*)[HYP_ACT_TILE])min, sums, ahead, p);
@@ -145,77 +114,22 @@ HYP_INLINE void strip_times(int shape, const hyp_strip *strip, size_t panels, si
     {                                                                                                                   \
         strip_times(shape, strip, panels, n, act, tokens, sums, ahead);                                                 \
     }
-STRIP(sym, SHAPE_SYM)
-STRIP(min, SHAPE_MIN)
-STRIP(split, SHAPE_SPLIT)
-STRIP(pairs, SHAPE_PAIRS)
+STRIP(sym, HYP_SHAPE_SYM)
+STRIP(min, HYP_SHAPE_MIN)
 
 /* ---- Unpacking to signed codes ------------------------------------------------------------------------------------- */
-
-/* Q3_K's scaled codes are -124..128: negated they fit, and so does the scale's sign: (-d)*(-c) is d*c. */
-HYP_INLINE void sign_q3(hyp_strip_block *b)
-{
-    for (int v = 0; v < 8; v++)
-        _mm512_store_si512(b->w[v], _mm512_sub_epi8(_mm512_set1_epi8(124), _mm512_load_si512(b->w[v])));
-    _mm512_store_ps(b->d, _mm512_xor_ps(_mm512_load_ps(b->d), _mm512_set1_ps(-0.0f)));
-}
-
-/* Q6_K's code times scale is 128*-32 .. 128*32: a low byte, and a high one rounded so that the low one is signed. */
-HYP_INLINE void split_q6(hyp_strip_block *b)
-{
-    const __m512i zero = _mm512_set1_epi8(32), low_byte = _mm512_set1_epi16(255), half = _mm512_set1_epi16(128);
-    for (int v = 0; v < 8; v++) {
-        const __m512 f = _mm512_load_ps((const float *)(v < 4 ? (const void *)b->p : (const void *)b->q));
-        const __m512i s = _mm512_cvtps_epi32(f), scale = _mm512_mask_blend_epi16(0xaaaaaaaau, s, _mm512_slli_epi32(s, 16));
-        const __m512i code = _mm512_sub_epi8(_mm512_load_si512(b->w[v]), zero);
-        const __m512i even = _mm512_mullo_epi16(_mm512_srai_epi16(_mm512_slli_epi16(code, 8), 8), scale);
-        const __m512i odd = _mm512_mullo_epi16(_mm512_srai_epi16(code, 8), scale);
-        const __m512i low = _mm512_or_si512(_mm512_and_si512(even, low_byte), _mm512_slli_epi16(odd, 8));
-        const __m512i high_even = _mm512_srli_epi16(_mm512_add_epi16(even, half), 8);
-        const __m512i high_odd = _mm512_andnot_si512(low_byte, _mm512_add_epi16(odd, half));
-        _mm512_store_si512(b->w[v], low);
-        _mm512_store_si512(b->second[v], _mm512_or_si512(high_even, high_odd));
-    }
-}
-
-/* Q2_K: the mins of the two half groups as a tile of weights. */
-HYP_INLINE void mins_q2(hyp_strip_block *b)
-{
-    const __m512i pair = _mm512_load_si512(b->q);
-    const __m512i spread = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
-    const __m512i low = _mm512_shuffle_epi8(pair, spread), high = _mm512_shuffle_epi8(_mm512_srli_epi32(pair, 16), spread);
-    for (int v = 0; v < 8; v++) _mm512_store_si512(b->second[v], v < 4 ? low : high);
-}
 
 HYP_INLINE void make_signed(int type, size_t n, hyp_strip *strip)
 {
     const int zero = hyp_zero_avx512(type);
     for (size_t i = 0; i < n; i++) {
         hyp_strip_block *b = &strip->block[i];
-        if (type == HYP_Q3_K) sign_q3(b);
-        else if (type == HYP_Q6_K) split_q6(b);
-        else if (type == HYP_Q2_K) mins_q2(b);
-        else if (zero)
-            for (int v = 0; v < 8; v++)
-                _mm512_store_si512(b->w[v], _mm512_sub_epi8(_mm512_load_si512(b->w[v]), _mm512_set1_epi8((char)zero)));
+        for (int v = 0; zero && v < 8; v++)
+            _mm512_store_si512(b->w[v], _mm512_sub_epi8(_mm512_load_si512(b->w[v]), _mm512_set1_epi8((char)zero)));
     }
 }
 
-static hyp_strip_mul_fn strip_of(int type)
-{
-    switch (hyp_shape_avx512(type)) {
-    case HYP_SHAPE_MIN: return strip_min;
-    case HYP_SHAPE_HALVES: return strip_split;
-    case HYP_SHAPE_PAIRS: return strip_pairs;
-    default: return strip_sym;
-    }
-}
-
-/* From how many tokens on the tiles gain more than unpacking to signed codes costs; Q6_K's split costs most. */
-static size_t least_tokens(int type)
-{
-    return type == HYP_Q6_K ? 17 : 9;
-}
+enum { LEAST_TOKENS = 9 }; /* from which on the tiles gain more than unpacking to signed codes costs */
 
 #define MUL(name, type)                                                                                                 \
     static void unpack_##name(const uint8_t *rec, size_t n, hyp_strip *strip)                                           \
@@ -225,20 +139,20 @@ static size_t least_tokens(int type)
     }                                                                                                                   \
     static void mul_##name(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)  \
     {                                                                                                                   \
-        if (m < least_tokens(type)) {                                                                                   \
+        if (m < LEAST_TOKENS) {                                                                                   \
             hyp_mul_##name##_ahead_avx512(w, rows, k, act, m, out, ldo);                                                \
             return;                                                                                                     \
         }                                                                                                               \
-        const hyp_strips strips = {type, unpack_##name, strip_of(type), 1};                                                \
+        const hyp_strips strips = {type, unpack_##name, hyp_shape_avx512(type) == HYP_SHAPE_MIN ? strip_min : strip_sym, 1};                                                \
         configure(m < HYP_ACT_TILE ? m : HYP_ACT_TILE);                                                                 \
         hyp_strips_mul_avx512(&strips, w, rows, k, act, m, out, ldo);                                                   \
         _tile_release();                                                                                                \
     }
-HYP_BLOCK_TYPES_AVX512(MUL)
+HYP_TYPES_OF_32_AVX512(MUL)
 
 #define ENTRY(name, type) t->mul[type] = mul_##name;
 
 void hyp_matmul_fill_amx(hyp_table *t)
 {
-    HYP_BLOCK_TYPES_AVX512(ENTRY)
+    HYP_TYPES_OF_32_AVX512(ENTRY)
 }

@@ -25,7 +25,7 @@ void hyp_matmul_fill_avx2(hyp_table *t)
 {
     const int ahead = hyp_matmul_ahead_avx2();
     hyp_matmul_fill_legacy_avx2(t, ahead);
-    hyp_matmul_fill_kquant_avx2(t, ahead);
+    hyp_matmul_fill_kquant_avx2(t);
     hyp_matmul_fill_float_avx2(t, ahead);
     hyp_matmul_fill_act_avx2(t);
     hyp_matmul_fill_sparse_avx2(t);

@@ -50,6 +50,7 @@ void hyp_matmul_fill_avx512(hyp_table *t)
     t->mul[HYP_BF16] = hyp_mul_bf16_avx512;
     t->mul_sparse[HYP_Q4_0] = hyp_mul_sparse_q4_0_avx512;
     t->mul_sparse[HYP_Q8_0] = hyp_mul_sparse_q8_0_avx512;
-    t->act_quantize = hyp_act_quantize_avx512;
-    t->act_float = hyp_act_float_avx512;
+    t->act[HYP_ACT_FLOAT] = hyp_act_float_avx512;
+    t->act[HYP_ACT_BY_32] = hyp_act_by_32_avx512;
+    t->act[HYP_ACT_BY_128] = hyp_act_by_128_avx512;
 }

@@ -19,7 +19,7 @@ HYP_INLINE void panel_times_few(int type, int tokens, const uint8_t *rec, size_t
             hyp_block_avx512 block;
             HYP_UNROLL
             for (size_t line = 0; line < record; line += 64) _mm_prefetch((const char *)rec + AHEAD + line, _MM_HINT_T1);
-            hyp_block_load_avx512(type, rec, 0, &block);
+            hyp_block_load_avx512(type, rec, &block);
             hyp_block_times_tokens_avx512(type, tokens, &block, &values[i], act, acc);
         }
     }

@@ -4,46 +4,19 @@
  * (8 vectors of 16 rows x 4 K), and multiplied with each token of a group of 16; loops run over 64 neighbouring lanes, so
  * that any compiler's vectoriser finds them. The arithmetic is panel.h's, one accumulator a row and token, for a single
  * token and for many alike. */
-#include "common/table.h"
-
-#if defined(_MSC_VER) && !defined(__clang__)
-#pragma fp_contract(off)
-#elif defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#endif
-
-/* Unrolled, the partial sums of the inner loops stay in registers; gcc alone does not see it (measured: twice the speed). */
-#if defined(__GNUC__) && !defined(__clang__)
-#define UNROLL _Pragma("GCC unroll 8")
-#else
-#define UNROLL
-#endif
-
-#define LANES 64 /* 16 rows x 4 consecutive K: one vector of a panel */
+#include "matmul/portable.h"
 
 typedef struct {
     int16_t w[8][LANES];      /* the block's codes, zero point subtracted where the type has a fixed one */
     float d[HYP_PANEL];       /* factor of the integer sum */
     float m[HYP_PANEL];       /* factor of the sum of activations, sign included */
-    int32_t sc[2][HYP_PANEL]; /* scales of the two halves, where they are applied to integers */
-    int32_t mn[2][HYP_PANEL];
-    float rd[HYP_PANEL], rm[HYP_PANEL]; /* the record's d and dmin */
 } block;
 
 /* How a type's sums become floats (see panel.h). */
 typedef enum {
-    PLAIN,      /* d * sum */
-    WITH_MIN,   /* d * sum + m * sum of activations */
-    HALVES,     /* d * (sc0 * sum0 + sc1 * sum1) */
-    HALVES_MIN  /* the same, + m * (mn0 * activations0 + mn1 * activations1) */
+    PLAIN,   /* d * sum */
+    WITH_MIN /* d * sum + m * sum of activations */
 } kind;
-
-HYP_INLINE void load_halves(const uint8_t *src, float out[HYP_PANEL])
-{
-    uint16_t h[HYP_PANEL];
-    memcpy(h, src, sizeof h);
-    for (int r = 0; r < HYP_PANEL; ++r) out[r] = hyp_half_to_float(h[r]);
-}
 
 /* ---- Loaders: `record` runs once a record, `load` once for each block b of 32 K in it ------------------------------ */
 
@@ -75,20 +48,6 @@ HYP_INLINE void record_d_m(const uint8_t *rec, block *b)
 {
     load_halves(rec, b->d);
     load_halves(rec + 32, b->m);
-}
-
-HYP_INLINE void record_rd(const uint8_t *rec, block *b)
-{
-    load_halves(rec, b->rd);
-    memcpy(b->d, b->rd, sizeof b->d);
-}
-
-HYP_INLINE void record_rd_rm(const uint8_t *rec, block *b)
-{
-    load_halves(rec, b->rd);
-    load_halves(rec + 32, b->rm);
-    memcpy(b->d, b->rd, sizeof b->d);
-    for (int r = 0; r < HYP_PANEL; ++r) b->m[r] = b->rm[r];
 }
 
 HYP_INLINE void load_q4_0(const uint8_t *rec, size_t i, block *b)
@@ -133,131 +92,17 @@ HYP_INLINE void load_iq4_nl(const uint8_t *HYP_RESTRICT rec, size_t i, block *HY
         }
 }
 
-/* Two-bit codes: block i = 4h + p is bits 2p of vectors 8h .. 8h+7. */
-HYP_INLINE void load_twos(const uint8_t *HYP_RESTRICT q, size_t i, block *HYP_RESTRICT b)
-{
-    const int shift = (int)(2 * (i % 4));
-    q += i / 4 * 8 * LANES;
-    for (int v = 0; v < 8; ++v)
-        for (int n = 0; n < LANES; ++n) b->w[v][n] = (int16_t)((q[v * LANES + n] >> shift) & 3);
-}
-
-HYP_INLINE void load_q2_k(const uint8_t *rec, size_t i, block *b)
-{
-    const uint8_t *s = rec + 64 + 2 * i * HYP_PANEL;
-    for (int half = 0; half < 2; ++half)
-        for (int r = 0; r < HYP_PANEL; ++r) {
-            b->sc[half][r] = s[half * HYP_PANEL + r] & 15;
-            b->mn[half][r] = s[half * HYP_PANEL + r] >> 4;
-        }
-    load_twos(rec + 320, i, b);
-}
-
-HYP_INLINE void load_q3_k(const uint8_t *HYP_RESTRICT rec, size_t i, block *HYP_RESTRICT b)
-{
-    /* half groups 2i and 2i+1: one byte of lo, two fields of hi[i / 2] at bits 4(i % 2) and 4(i % 2) + 2 */
-    const uint8_t *lo = rec + 32 + i * HYP_PANEL, *hi = rec + 160 + i / 2 * HYP_PANEL, *h = rec + 224;
-    const int at = (int)(4 * (i % 2)), g = (int)i;
-    for (int r = 0; r < HYP_PANEL; ++r) {
-        b->sc[0][r] = ((lo[r] & 15) | (((hi[r] >> at) & 3) << 4)) - 32;
-        b->sc[1][r] = ((lo[r] >> 4) | (((hi[r] >> (at + 2)) & 3) << 4)) - 32;
-    }
-    load_twos(rec + 736, i, b);
-    for (int v = 0; v < 8; ++v)
-        for (int n = 0; n < LANES; ++n)
-            b->w[v][n] = (int16_t)(b->w[v][n] + (((h[v * LANES + n] >> g) & 1) << 2) - 4);
-}
-
-/* Scale and min of group i of Q4_K and Q5_K as the float factors of the two sums. */
-HYP_INLINE void load_k_scales(const uint8_t *rec, size_t i, block *b)
-{
-    const uint8_t *lo = rec + 64 + i * HYP_PANEL, *hi = rec + 192 + i / 2 * HYP_PANEL;
-    const int at = (int)(4 * (i % 2));
-    for (int r = 0; r < HYP_PANEL; ++r) {
-        const int sc = (lo[r] & 15) | (((hi[r] >> at) & 3) << 4), mn = (lo[r] >> 4) | (((hi[r] >> (at + 2)) & 3) << 4);
-        b->d[r] = b->rd[r] * (float)sc;
-        b->m[r] = -(b->rm[r] * (float)mn);
-    }
-}
-
-/* Block i of four-bit codes in pairs: the low or the high nibble of 8 vectors. */
-HYP_INLINE void load_half_nibbles(const uint8_t *HYP_RESTRICT q, size_t pair, int high, block *HYP_RESTRICT b)
-{
-    const int shift = high ? 4 : 0;
-    q += pair * 8 * LANES;
-    for (int v = 0; v < 8; ++v)
-        for (int n = 0; n < LANES; ++n) b->w[v][n] = (int16_t)((q[v * LANES + n] >> shift) & 15);
-}
-
-HYP_INLINE void load_q4_k(const uint8_t *rec, size_t i, block *b)
-{
-    load_k_scales(rec, i, b);
-    load_half_nibbles(rec + 256, i / 2, (int)(i % 2), b);
-}
-
-HYP_INLINE void load_q5_k(const uint8_t *HYP_RESTRICT rec, size_t i, block *HYP_RESTRICT b)
-{
-    const uint8_t *h = rec + 256;
-    const int g = (int)i;
-    load_k_scales(rec, i, b);
-    load_half_nibbles(rec + 768, i / 2, (int)(i % 2), b);
-    for (int v = 0; v < 8; ++v)
-        for (int n = 0; n < LANES; ++n) b->w[v][n] = (int16_t)(b->w[v][n] | (((h[v * LANES + n] >> g) & 1) << 4));
-}
-
-HYP_INLINE void load_q6_k(const uint8_t *HYP_RESTRICT rec, size_t i, block *HYP_RESTRICT b)
-{
-    /* block i: n = i / 4, c = i % 4; nibbles of [n][c % 2], high ones from c = 2 on; bits 4-5 at 2c of qh[n] */
-    const uint8_t *qh = rec + 32 + 256 + 2048 + i / 4 * 8 * LANES;
-    const int shift = (int)(2 * (i % 4));
-    int8_t s[2 * HYP_PANEL];
-    memcpy(s, rec + 32 + 2 * i * HYP_PANEL, sizeof s);
-    for (int r = 0; r < HYP_PANEL; ++r) {
-        b->sc[0][r] = s[r];
-        b->sc[1][r] = s[HYP_PANEL + r];
-    }
-    load_half_nibbles(rec + 32 + 256, i / 4 * 2 + i % 2, i % 4 >= 2, b);
-    for (int v = 0; v < 8; ++v)
-        for (int n = 0; n < LANES; ++n)
-            b->w[v][n] = (int16_t)((b->w[v][n] | (((qh[v * LANES + n] >> shift) & 3) << 4)) - 32);
-}
-
 /* ---- The template -------------------------------------------------------------------------------------------------- */
-
-/* sum[r] += sum over `vectors` vectors and their 4 K of w * a. */
-HYP_INLINE void dot(const int16_t (*HYP_RESTRICT w)[LANES], const int8_t *HYP_RESTRICT a, int vectors,
-                    int32_t sum[HYP_PANEL])
-{
-    int32_t lane[LANES] = {0};
-    UNROLL
-    for (int v = 0; v < vectors; ++v) {
-        int16_t x[8];
-        for (int i = 0; i < 8; ++i) x[i] = a[4 * v + i % 4];
-        for (int c = 0; c < LANES; c += 8)
-            for (int i = 0; i < 8; ++i) lane[c + i] += (int32_t)w[v][c + i] * x[i];
-    }
-    for (int r = 0; r < HYP_PANEL; ++r) sum[r] = lane[4 * r] + lane[4 * r + 1] + lane[4 * r + 2] + lane[4 * r + 3];
-}
 
 HYP_INLINE void add_block(kind k, const block *b, const int8_t *a, float da, int32_t s0, int32_t s1,
                           float acc[HYP_PANEL])
 {
     int32_t sum[HYP_PANEL];
-    if (k == PLAIN || k == WITH_MIN) {
-        dot(b->w, a, 8, sum);
-    } else {
-        int32_t second[HYP_PANEL];
-        dot(b->w, a, 4, sum);
-        dot(b->w + 4, a + 16, 4, second);
-        for (int r = 0; r < HYP_PANEL; ++r) sum[r] = b->sc[0][r] * sum[r] + b->sc[1][r] * second[r];
-    }
+    dot(b->w, a, 8, sum);
     for (int r = 0; r < HYP_PANEL; ++r) acc[r] += (b->d[r] * da) * (float)sum[r];
     if (k == WITH_MIN) {
         const float x = da * (float)(s0 + s1);
         for (int r = 0; r < HYP_PANEL; ++r) acc[r] += b->m[r] * x;
-    } else if (k == HALVES_MIN) {
-        for (int r = 0; r < HYP_PANEL; ++r)
-            acc[r] += -(b->m[r] * da) * (float)(b->mn[0][r] * s0 + b->mn[1][r] * s1);
     }
 }
 
@@ -314,11 +159,6 @@ MUL(q5_0, HYP_Q5_0, PLAIN, record_d, load_q5_0)
 MUL(q5_1, HYP_Q5_1, WITH_MIN, record_d_m, load_q5_1)
 MUL(q8_0, HYP_Q8_0, PLAIN, record_d, load_q8_0)
 MUL(iq4_nl, HYP_IQ4_NL, PLAIN, record_d, load_iq4_nl)
-MUL(q2_k, HYP_Q2_K, HALVES_MIN, record_rd_rm, load_q2_k)
-MUL(q3_k, HYP_Q3_K, HALVES, record_rd, load_q3_k)
-MUL(q4_k, HYP_Q4_K, WITH_MIN, record_rd_rm, load_q4_k)
-MUL(q5_k, HYP_Q5_K, WITH_MIN, record_rd_rm, load_q5_k)
-MUL(q6_k, HYP_Q6_K, HALVES, record_rd, load_q6_k)
 
 #define MUL_SPARSE(name, type, load)                                                                                  \
     static void hyp_mul_sparse_##name##_generic(const uint8_t *w, const uint64_t *offsets, size_t rows, size_t k,     \
@@ -415,69 +255,6 @@ static void hyp_mul_bf16_generic(const uint8_t *w, size_t rows, size_t k, const 
     mul_float(HYP_BF16, w, rows, k, act, m, out, ldo);
 }
 
-/* ---- Activations --------------------------------------------------------------------------------------------------- */
-
-/* 32 floats to codes, their scale and the sums of both halves (see panel.h). */
-static void quantize_block(const float *HYP_RESTRICT x, int8_t *HYP_RESTRICT q, float *d, int32_t s[2])
-{
-    /* Magnitudes compare as integers: infinity and NaN come out on top instead of vanishing in a float comparison. */
-    uint32_t bits[HYP_BLOCK], top = 0;
-    memcpy(bits, x, sizeof bits);
-    for (int i = 0; i < HYP_BLOCK; ++i) {
-        const uint32_t magnitude = bits[i] & 0x7fffffffu;
-        top = magnitude > top ? magnitude : top;
-    }
-    float absmax, scale;
-    memcpy(&absmax, &top, 4);
-    scale = absmax / 127.0f;
-    s[0] = s[1] = 0;
-    if (top >= 0x7f800000u || !(scale >= 1.17549435e-38f)) {
-        const uint32_t nan = 0x7fc00000u;
-        *d = 0.0f;
-        if (top >= 0x7f800000u) memcpy(d, &nan, 4);
-        memset(q, 0, HYP_BLOCK);
-        return;
-    }
-    *d = scale;
-    for (int i = 0; i < HYP_BLOCK; ++i) {
-        /* 1.5 * 2^23: the sum's last place is 1, so the addition rounds to nearest even and the low bits are the code. */
-        const float shifted = x[i] / scale + 12582912.0f;
-        int32_t code;
-        memcpy(&code, &shifted, 4);
-        q[i] = (int8_t)(code - 0x4b400000);
-    }
-    for (int i = 0; i < HYP_BLOCK; ++i) s[i / (HYP_BLOCK / 2)] += q[i];
-}
-
-static void hyp_act_quantize_generic(const float *x, size_t ldx, size_t m, size_t k, void *dst)
-{
-    const size_t tile = hyp_act_tile(m), bytes = hyp_act_group_bytes(0, tile, HYP_BLOCK);
-    uint8_t *out = dst;
-    for (size_t t0 = 0; t0 < m; t0 += tile) {
-        const size_t tokens = m - t0 < tile ? m - t0 : tile;
-        for (size_t i = 0; i < k; i += HYP_BLOCK, out += bytes) {
-            float *d = (float *)(out + tile * HYP_BLOCK);
-            int32_t *s = (int32_t *)(out + tile * (HYP_BLOCK + 4));
-            if (tokens < tile) memset(out, 0, bytes);
-            for (size_t t = 0; t < tokens; ++t)
-                quantize_block(x + (t0 + t) * ldx + i, (int8_t *)out + t * HYP_BLOCK, d + t, s + 2 * t);
-        }
-    }
-}
-
-static void hyp_act_float_generic(const float *x, size_t ldx, size_t m, size_t k, void *dst)
-{
-    const size_t tile = hyp_act_tile(m);
-    float *out = dst;
-    for (size_t t0 = 0; t0 < m; t0 += tile) {
-        const size_t tokens = m - t0 < tile ? m - t0 : tile;
-        for (size_t i = 0; i < k; ++i, out += tile) {
-            for (size_t t = 0; t < tokens; ++t) out[t] = x[(t0 + t) * ldx + i];
-            for (size_t t = tokens; t < tile; ++t) out[t] = 0.0f;
-        }
-    }
-}
-
 void hyp_matmul_fill_generic(hyp_table *t)
 {
     t->mul[HYP_F32] = hyp_mul_f32_generic;
@@ -488,14 +265,9 @@ void hyp_matmul_fill_generic(hyp_table *t)
     t->mul[HYP_Q5_0] = hyp_mul_q5_0_generic;
     t->mul[HYP_Q5_1] = hyp_mul_q5_1_generic;
     t->mul[HYP_Q8_0] = hyp_mul_q8_0_generic;
-    t->mul[HYP_Q2_K] = hyp_mul_q2_k_generic;
-    t->mul[HYP_Q3_K] = hyp_mul_q3_k_generic;
-    t->mul[HYP_Q4_K] = hyp_mul_q4_k_generic;
-    t->mul[HYP_Q5_K] = hyp_mul_q5_k_generic;
-    t->mul[HYP_Q6_K] = hyp_mul_q6_k_generic;
     t->mul[HYP_IQ4_NL] = hyp_mul_iq4_nl_generic;
     t->mul_sparse[HYP_Q4_0] = hyp_mul_sparse_q4_0_generic;
     t->mul_sparse[HYP_Q8_0] = hyp_mul_sparse_q8_0_generic;
-    t->act_quantize = hyp_act_quantize_generic;
-    t->act_float = hyp_act_float_generic;
+    hyp_matmul_fill_kquant_generic(t);
+    hyp_matmul_fill_act_generic(t);
 }

@@ -22,7 +22,7 @@ HYP_INLINE void sparse_group(int type, int tokens, const hyp_sparse_panel *s, si
         }
         for (size_t i = 0; i < n; i++) {
             hyp_block_avx512 b;
-            hyp_block_load_avx512(type, s->records + (j + i) * record, 0, &b);
+            hyp_block_load_avx512(type, s->records + (j + i) * record, &b);
             hyp_block_times_tokens_avx512(type, tokens, &b, values + i, at[i], acc);
         }
     }

@@ -1,6 +1,6 @@
 /* A strip of unpacked weights times one group of 16 tokens, with vpdpbusd. Activations come as 4-byte broadcasts from memory,
- * which costs no vector port. Q6_K and Q2_K: the 8 weight vectors of a block and up to 16 float accumulators stay in
- * registers. The other types: tokens_pair_avx512.h. */
+ * which costs no vector port. Up to 8 tokens: the 8 weight vectors of a block and the float accumulators stay in registers. More:
+ * tokens_pair_avx512.h. (K types are in matmul_kstrip_avx512.c.) */
 #include "matmul/tokens_pair_avx512.h"
 
 /* `type`: one of the types of a shape and zero point, as a constant. */
@@ -17,7 +17,6 @@ HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_block *from, s
         for (int v = 0; v < 8; v++) b.w[v] = _mm512_load_si512(from->w[v]);
         b.d = _mm512_load_ps(from->d);
         b.p = _mm512_load_ps(from->p);
-        b.q = _mm512_load_si512(from->q);
         hyp_block_times_tokens_avx512(type, tokens, &b, values + i, act, acc);
     }
     HYP_UNROLL
@@ -83,21 +82,16 @@ HYP_INLINE void strip_times(int type, const hyp_strip *strip, size_t panels, siz
     }
 STRIP(zero_8, HYP_Q4_0)
 STRIP(zero_16, HYP_Q5_0)
-STRIP(zero_124, HYP_Q3_K)
 STRIP(zero_128, HYP_Q8_0)
 STRIP(min, HYP_Q4_1)
-STRIP(halves, HYP_Q6_K)
-STRIP(pairs, HYP_Q2_K)
 
 hyp_strip_mul_fn hyp_strip_mul_avx512(int type)
 {
+    if (hyp_block_len(type) == HYP_SUPER) return hyp_strip_mul_k_avx512(type);
     switch (type) {
     case HYP_Q4_0: return strip_zero_8;
     case HYP_Q5_0: return strip_zero_16;
-    case HYP_Q3_K: return strip_zero_124;
     case HYP_Q8_0: case HYP_IQ4_NL: return strip_zero_128;
-    case HYP_Q6_K: return strip_halves;
-    case HYP_Q2_K: return strip_pairs;
     default: return strip_min;
     }
 }

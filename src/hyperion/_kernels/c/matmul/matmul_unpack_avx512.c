@@ -4,19 +4,13 @@
 HYP_INLINE void unpack(int type, const uint8_t *rec, size_t n, hyp_strip *to)
 {
     hyp_strip_block *strip = to->block;
-    const int groups = (int)(hyp_block_len(type) / HYP_BLOCK), shape = hyp_shape_avx512(type);
-    const size_t record = HYP_PANEL * hyp_block_bytes(type);
-    for (size_t i = 0; i < n; i += (size_t)groups, rec += record) {
+    for (size_t i = 0; i < n; i++, strip++, rec += HYP_PANEL * hyp_block_bytes(type)) {
+        hyp_block_avx512 b;
+        hyp_block_load_avx512(type, rec, &b);
         HYP_UNROLL
-        for (int g = 0; g < groups; g++, strip++) {
-            hyp_block_avx512 b;
-            hyp_block_load_avx512(type, rec, g, &b);
-            HYP_UNROLL
-            for (int v = 0; v < 8; v++) _mm512_store_si512(strip->w[v], b.w[v]);
-            _mm512_store_ps(strip->d, b.d);
-            if (shape != HYP_SHAPE_SYM) _mm512_store_ps(strip->p, b.p);
-            if (shape == HYP_SHAPE_HALVES || shape == HYP_SHAPE_PAIRS) _mm512_store_si512(strip->q, b.q);
-        }
+        for (int v = 0; v < 8; v++) _mm512_store_si512(strip->w[v], b.w[v]);
+        _mm512_store_ps(strip->d, b.d);
+        if (hyp_shape_avx512(type) == HYP_SHAPE_MIN) _mm512_store_ps(strip->p, b.p);
     }
 }
 
@@ -25,4 +19,4 @@ HYP_INLINE void unpack(int type, const uint8_t *rec, size_t n, hyp_strip *to)
     {                                                                                                                   \
         unpack(type, rec, n, strip);                                                                                    \
     }
-HYP_BLOCK_TYPES_AVX512(UNPACK)
+HYP_TYPES_OF_32_AVX512(UNPACK)

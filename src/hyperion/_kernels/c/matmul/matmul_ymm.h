@@ -11,19 +11,24 @@
 #define HYP_HAVE_AVXVNNI 0
 #endif
 
-/* Bytes by which a single token's reads are prefetched, into L2, where `ahead` is set. */
+/* Records by which a single token's reads of a K type are prefetched, on every processor. */
+#ifndef HYP_YMM_K_AHEAD
+#define HYP_YMM_K_AHEAD 3
+#endif
+
+/* Bytes by which those of the other types are, into L2, where `ahead` is set. */
 #ifndef HYP_YMM_AHEAD
 #define HYP_YMM_AHEAD 3072
 #endif
 
 void hyp_matmul_fill_legacy_avx2(hyp_table *t, int ahead);
-void hyp_matmul_fill_kquant_avx2(hyp_table *t, int ahead);
+void hyp_matmul_fill_kquant_avx2(hyp_table *t);
 void hyp_matmul_fill_float_avx2(hyp_table *t, int ahead);
 void hyp_matmul_fill_act_avx2(hyp_table *t);
 void hyp_matmul_fill_sparse_avx2(hyp_table *t);
 void hyp_matmul_fill_sparse_avxvnni(hyp_table *t);
 void hyp_matmul_fill_legacy_avxvnni(hyp_table *t, int ahead);
-void hyp_matmul_fill_kquant_avxvnni(hyp_table *t, int ahead);
+void hyp_matmul_fill_kquant_avxvnni(hyp_table *t);
 
 /* Whether software prefetching pays: on Intel's cores, where one core's reads otherwise stay 30 to 60% below what its L2
  * can have in flight; AMD's hardware prefetchers reach DRAM's speed and prefetching by hand costs them 12 to 16%. */

@@ -38,6 +38,7 @@ HYP_TYPES_OF_32_AVX512(HYP_FEW_AVX512)
 enum {
     HYP_STRIP_PANELS = 2,
     HYP_STRIP_BLOCKS = 16,   /* blocks of 32 */
+    HYP_STRIP_RECORDS = 1,   /* records of K types */
     HYP_STRIP_K = 128,       /* K of float weights */
     HYP_STRIP_GROUPS = 16    /* token groups whose accumulators are held at once */
 };
@@ -45,9 +46,15 @@ enum {
 typedef struct {
     HYP_ALIGN64 uint8_t w[8][64]; /* vector v: K = 4v..4v+3 of 16 rows; as an AMX tile: 8 rows of 64 bytes */
     float d[HYP_PANEL], p[HYP_PANEL];
-    uint32_t q[HYP_PANEL];
-    uint8_t second[8][64];        /* AMX: a second tile of weights for the types that need one */
 } hyp_strip_block;
+
+/* A record of a K type: 8 groups, their scales (of half groups in Q6_K, none in Q2_K and Q3_K) and mins (int16 pairs). */
+typedef struct {
+    HYP_ALIGN64 uint8_t w[8][8][64];
+    int32_t scale[16][HYP_PANEL];
+    uint32_t min[8][HYP_PANEL];
+    float d[HYP_PANEL], dmin[HYP_PANEL];
+} hyp_strip_super;
 
 typedef struct {
     HYP_ALIGN64 float w[HYP_PANEL];
@@ -55,6 +62,7 @@ typedef struct {
 
 typedef union {
     hyp_strip_block block[HYP_STRIP_BLOCKS];
+    hyp_strip_super super[HYP_STRIP_RECORDS];
     hyp_strip_row row[HYP_STRIP_K];
 } hyp_strip;
 
@@ -102,12 +110,12 @@ HYP_BLOCK_TYPES_AVX512(HYP_UNPACK_AVX512)
 
 /* The product with vpdpbusd of a block type's strips. */
 hyp_strip_mul_fn hyp_strip_mul_avx512(int type);
+hyp_strip_mul_fn hyp_strip_mul_k_avx512(int type);
 
-/* How often it reads a strip: tokens go four by four in the shapes SYM and MIN. */
+/* How often it reads a strip: tokens go four by four in the types of 32. */
 HYP_INLINE int hyp_strip_passes_avx512(int type)
 {
-    const int shape = hyp_shape_avx512(type);
-    return shape == HYP_SHAPE_SYM || shape == HYP_SHAPE_MIN ? HYP_ACT_TILE / 4 : 1;
+    return hyp_block_len(type) == HYP_BLOCK ? HYP_ACT_TILE / 4 : 1;
 }
 
 /* Whole products, as in the table. On Intel's processors one core does not reach its share of the memory's bandwidth by
@@ -135,7 +143,8 @@ void hyp_mul_bf16_avx512(const uint8_t *w, size_t rows, size_t k, const void *ac
 HYP_SPARSE_TYPES_AVX512(HYP_SPARSE_AVX512)
 
 /* Activations. */
-void hyp_act_quantize_avx512(const float *x, size_t ldx, size_t m, size_t k, void *dst);
+void hyp_act_by_32_avx512(const float *x, size_t ldx, size_t m, size_t k, void *dst);
+void hyp_act_by_128_avx512(const float *x, size_t ldx, size_t m, size_t k, void *dst);
 void hyp_act_float_avx512(const float *x, size_t ldx, size_t m, size_t k, void *dst);
 
 #endif

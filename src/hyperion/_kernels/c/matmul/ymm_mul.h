@@ -1,19 +1,13 @@
-/* Products of quantized panels with ymm registers: shared text of the AVX2 and AVX-VNNI kernels, which differ in the
+/* Products of panels of types of 32 with ymm registers: shared text of the AVX2 and AVX-VNNI kernels, which differ in the
  * integer dot step only. The including file sets HYP_YMM_VNNI to 0 or 1 first.
  *
  * The AVX2 step, vpmaddubsw, adds two products in a *saturating* int16. Activation codes are -127..127, so a pair of
  * weights of at most w gives at most 2*127*w, and n of them may be added in int16 while n*254*w <= 32767:
  *      w         pair      vectors added in int16
- *      3           762     4 (of 43; a half group ends)     Q2_K
- *      7          1778     4 (of 18; a half group ends)     Q3_K
- *      15         3810     8 = the block, 30480             Q4_0 Q4_1 Q4_K
- *      31         7874     4, 31496                         Q5_0 Q5_1 Q5_K
- *      63        16002     2, 32004                         Q6_K
+ *      15         3810     8 = the block, 30480             Q4_0 Q4_1
+ *      31         7874     4, 31496                         Q5_0 Q5_1
  *      128       32512     1                                Q8_0 IQ4_NL, as |w| * (a with the sign of w)
- * vpmaddwd then widens: with ones, or with the half group's scale where there is one (|scale| <= 128: 2*32004*128 is far
- * from 2^31). vpdpbusd adds four products in int32 and needs none of this.
- *
- * A block's sum stays below 2^24, and below 2^31 with scales, in every type.
+ * vpmaddwd with ones then widens. vpdpbusd adds four products in int32 and needs none of this. A block's sum stays below 2^24.
  */
 #ifndef HYP_YMM_MUL_H
 #define HYP_YMM_MUL_H
@@ -23,15 +17,13 @@
 /* What a token brings to a block, broadcast to all rows. */
 typedef struct {
     __m256 da, xs; /* scale; scale * sum of the codes */
-    __m256i c0, c1, pair; /* see hyp_ymm_terms */
+    __m256i c0;     /* see hyp_ymm_terms */
 } hyp_ymm_token;
 
 /* The same for a group of tokens, in memory; only what the type needs is set. */
 typedef struct {
     float xs[HYP_ACT_TILE];
-    int32_t c0[HYP_ACT_TILE];   /* -zero * sum of the codes, or of those of the first half */
-    int32_t c1[HYP_ACT_TILE];   /* -zero * sum of the codes of the second half */
-    int32_t pair[HYP_ACT_TILE]; /* int16 sums of the two halves (at most 16*127 each), negated but in Q2_K */
+    int32_t c0[HYP_ACT_TILE]; /* -zero * sum of the codes */
 } hyp_ymm_terms;
 
 HYP_INLINE __m256i ymm_broadcast4(const int8_t *a)
@@ -45,35 +37,7 @@ HYP_INLINE __m256i ymm_broadcast4(const int8_t *a)
 HYP_INLINE __m256 ymm_finish(int type, const hyp_ymm_factors *f, __m256 sum, const hyp_ymm_token *t, __m256 acc)
 {
     acc = _mm256_fmadd_ps(_mm256_mul_ps(f->d, t->da), sum, acc);
-    switch (type) {
-    case HYP_Q4_1: case HYP_Q5_1: case HYP_Q4_K: case HYP_Q5_K: return _mm256_fmadd_ps(f->min, t->xs, acc);
-    case HYP_Q2_K: {
-        const __m256 mins = _mm256_cvtepi32_ps(_mm256_madd_epi16(f->s2, t->pair));
-        return _mm256_fnmadd_ps(_mm256_mul_ps(f->min, t->da), mins, acc);
-    }
-    default: return acc;
-    }
-}
-
-#if HYP_YMM_VNNI
-/* The sums of two half groups under their scales. Both are integers below 2^23 and their sum is below 2^24 (Q6_K, the
- * largest: 16*32*127*128), so floats hold them exactly; vpmulld would take two uops on the ports of vpdpbusd. */
-HYP_INLINE __m256 ymm_scaled_sum(const hyp_ymm_factors *f, __m256i s0, __m256i s1)
-{
-    return _mm256_fmadd_ps(f->f0, _mm256_cvtepi32_ps(s0), _mm256_mul_ps(f->f1, _mm256_cvtepi32_ps(s1)));
-}
-#endif
-
-/* Types whose blocks have two scales. */
-HYP_INLINE int ymm_halved(int type)
-{
-    return type == HYP_Q2_K || type == HYP_Q3_K || type == HYP_Q6_K;
-}
-
-/* Whether the two halves' sums are kept apart; `unpacked` weights of Q2_K and Q3_K have their scales in them with VNNI. */
-HYP_INLINE int ymm_two_sums(int type, int unpacked)
-{
-    return HYP_YMM_VNNI && ymm_halved(type) && !(unpacked && type != HYP_Q6_K);
+    return type == HYP_Q4_1 || type == HYP_Q5_1 ? _mm256_fmadd_ps(f->min, t->xs, acc) : acc;
 }
 
 /* The zero point of a type whose weights are offset; 0 for those that need no term. */
@@ -82,10 +46,8 @@ HYP_INLINE int ymm_zero(int type)
     switch (type) {
     case HYP_Q4_0: return 8;
     case HYP_Q5_0: return 16;
-    case HYP_Q6_K: return 32;
 #if HYP_YMM_VNNI
     case HYP_Q8_0: case HYP_IQ4_NL: return 128;
-    case HYP_Q3_K: return 124;
 #endif
     default: return 0;
     }
@@ -98,32 +60,18 @@ HYP_INLINE void ymm_terms(int type, const int32_t *s, const float *d, hyp_ymm_te
     const __m256i s0 = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xd8);
     const __m256i s1 = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8);
     const __m256i sum = _mm256_add_epi32(s0, s1), factor = _mm256_set1_epi32(-ymm_zero(type));
-    const __m256i pair = _mm256_blend_epi16(s0, _mm256_slli_epi32(s1, 16), 0xaa);
-    switch (type) {
-    case HYP_Q4_1: case HYP_Q5_1: case HYP_Q4_K: case HYP_Q5_K:
+    if (type == HYP_Q4_1 || type == HYP_Q5_1)
         _mm256_storeu_ps(t->xs + at, _mm256_mul_ps(_mm256_loadu_ps(d), _mm256_cvtepi32_ps(sum)));
-        break;
-    case HYP_Q2_K: _mm256_storeu_si256((__m256i *)(t->pair + at), pair); break;
-    case HYP_Q6_K:
-        _mm256_storeu_si256((__m256i *)(t->c0 + at), _mm256_mullo_epi32(s0, factor));
-        _mm256_storeu_si256((__m256i *)(t->c1 + at), _mm256_mullo_epi32(s1, factor));
-        _mm256_storeu_si256((__m256i *)(t->pair + at), _mm256_sub_epi16(_mm256_setzero_si256(), pair));
-        break;
-    default:
+    else
         _mm256_storeu_si256((__m256i *)(t->c0 + at), _mm256_mullo_epi32(sum, factor));
-        _mm256_storeu_si256((__m256i *)(t->pair + at), _mm256_sub_epi16(_mm256_setzero_si256(), pair));
-        break;
-    }
 }
 
 HYP_INLINE void ymm_token_of(int type, const hyp_ymm_terms *terms, const float *d, size_t t, hyp_ymm_token *token)
 {
-    const int affine = type == HYP_Q4_1 || type == HYP_Q5_1 || type == HYP_Q4_K || type == HYP_Q5_K || type == HYP_Q2_K;
+    const int affine = type == HYP_Q4_1 || type == HYP_Q5_1;
     token->da = _mm256_broadcast_ss(d + t);
     token->xs = _mm256_broadcast_ss(terms->xs + t);
     token->c0 = affine ? _mm256_setzero_si256() : _mm256_set1_epi32(terms->c0[t]);
-    token->c1 = _mm256_set1_epi32(terms->c1[t]);
-    token->pair = _mm256_set1_epi32(terms->pair[t]);
 }
 
 /* The same for a single token, straight from its record: broadcast loads and a few sums, away from the port that moves
@@ -133,17 +81,10 @@ HYP_INLINE void ymm_token_single(int type, const uint8_t *record, hyp_ymm_token 
     const __m256i s0 = ymm_broadcast4((const int8_t *)record + HYP_BLOCK + 4);
     const __m256i s1 = ymm_broadcast4((const int8_t *)record + HYP_BLOCK + 8);
     const __m256i sum = _mm256_add_epi32(s0, s1), none = _mm256_setzero_si256();
-    const __m256i pair = _mm256_blend_epi16(s0, _mm256_slli_epi32(s1, 16), 0xaa);
-    const int zero = type == HYP_Q3_K ? 4 : ymm_zero(type); /* the scales of half groups come after the sums here */
+    const int zero = ymm_zero(type), shift = zero == 8 ? 3 : zero == 16 ? 4 : 7;
     token->da = _mm256_castsi256_ps(ymm_broadcast4((const int8_t *)record + HYP_BLOCK));
     token->xs = _mm256_mul_ps(token->da, _mm256_cvtepi32_ps(sum));
-    token->pair = type == HYP_Q2_K ? pair : _mm256_sub_epi16(none, pair);
-    token->c0 = token->c1 = none;
-    if (zero == 0) return;
-    const __m256i first = ymm_halved(type) ? s0 : sum;
-    const int shift = zero == 4 ? 2 : zero == 8 ? 3 : zero == 16 ? 4 : zero == 32 ? 5 : 7;
-    token->c0 = _mm256_sub_epi32(none, _mm256_slli_epi32(first, shift));
-    token->c1 = _mm256_sub_epi32(none, _mm256_slli_epi32(s1, shift));
+    token->c0 = zero ? _mm256_sub_epi32(none, _mm256_slli_epi32(sum, shift)) : none;
 }
 
 /* out[0..n), n <= 16, from a panel's two accumulators. */
@@ -165,7 +106,7 @@ HYP_INLINE void ymm_store_rows(float *out, size_t n, __m256 low, __m256 high)
 
 /* The integer sums of a block, 8 rows and one token, as they grow vector by vector. */
 typedef struct {
-    __m256i s16, s0, s1;
+    __m256i s16, s0;
 } hyp_ymm_sum;
 
 /* Integer additions associate, and gcc makes a balanced tree of a chain: eight products in registers where one would do.
@@ -178,14 +119,11 @@ typedef struct {
 
 /* Vector v, the i-th in order, times its four activations. `sign` is null for weights as they come, and not for unpacked
  * ones: of Q8_0 and IQ4_NL without VNNI these are magnitudes. */
-HYP_INLINE void ymm_step(int type, __m256i q, const __m256i *sign, int i, int v, __m256i a, const hyp_ymm_factors *f, hyp_ymm_sum *s)
+HYP_INLINE void ymm_step(int type, __m256i q, const __m256i *sign, int i, __m256i a, hyp_ymm_sum *s)
 {
 #if HYP_YMM_VNNI
-    (void)i, (void)f;
-    if (ymm_two_sums(type, sign != NULL) && v >= 4)
-        s->s1 = _mm256_dpbusd_avx_epi32(s->s1, q, a);
-    else
-        s->s0 = _mm256_dpbusd_avx_epi32(s->s0, q, a);
+    (void)i, (void)sign;
+    s->s0 = _mm256_dpbusd_avx_epi32(s->s0, q, a);
 #else
     const __m256i one = _mm256_set1_epi16(1);
     if (type == HYP_Q8_0 || type == HYP_IQ4_NL) {
@@ -194,138 +132,83 @@ HYP_INLINE void ymm_step(int type, __m256i q, const __m256i *sign, int i, int v,
         YMM_KEEP(s->s0);
         return;
     }
-    const int fit = type == HYP_Q6_K ? 2 : type == HYP_Q4_0 || type == HYP_Q4_1 || type == HYP_Q4_K ? 8 : 4;
+    const int fit = type == HYP_Q4_0 || type == HYP_Q4_1 ? 8 : 4;
     const __m256i p = _mm256_maddubs_epi16(q, a);
     s->s16 = i % fit ? _mm256_add_epi16(s->s16, p) : p;
     YMM_KEEP(s->s16);
     if (i % fit == fit - 1)
-        s->s0 = _mm256_add_epi32(s->s0, _mm256_madd_epi16(s->s16, !ymm_halved(type) ? one : v < 4 ? f->s0 : f->s1));
+        s->s0 = _mm256_add_epi32(s->s0, _mm256_madd_epi16(s->s16, one));
 #endif
-}
-
-HYP_INLINE void ymm_one_step(int type, const uint8_t *rec, int base, int phase, int half, int i, int v, __m256i a, const hyp_ymm_factors *f,
-                             hyp_ymm_sum *s)
-{
-    ymm_step(type, ymm_vector(type, rec, base, phase, half, v), NULL, i, v, a, f, s);
 }
 
 /* Step i of a panel's two halves: one broadcast serves them. Low and high nibbles of a vector follow each other. */
-HYP_INLINE void ymm_one_vector(int type, int np, const uint8_t *rec, size_t stride, int base, int phase, int i, const uint8_t *act,
-                               const hyp_ymm_factors *f, hyp_ymm_sum *s)
+HYP_INLINE void ymm_one_vector(int type, int np, const uint8_t *rec, size_t stride, int i, const uint8_t *act, hyp_ymm_sum *s)
 {
-    const int v = hyp_block_len(type) == HYP_BLOCK && type != HYP_Q8_0 ? i % 2 * 4 + i / 2 : i;
+    const int v = type != HYP_Q8_0 ? i % 2 * 4 + i / 2 : i;
     const __m256i a = ymm_broadcast4((const int8_t *)act + 4 * v);
-    ymm_one_step(type, rec, base, phase, 0, i, v, a, f, s);
-    ymm_one_step(type, rec, base, phase, 1, i, v, a, f + 1, s + 1);
+    ymm_step(type, ymm_vector(type, rec, 0, v), NULL, i, a, s);
+    ymm_step(type, ymm_vector(type, rec, 1, v), NULL, i, a, s + 1);
     if (np == 1) return;
-    ymm_one_step(type, rec + stride, base, phase, 0, i, v, a, f + 2, s + 2);
-    ymm_one_step(type, rec + stride, base, phase, 1, i, v, a, f + 3, s + 3);
+    ymm_step(type, ymm_vector(type, rec + stride, 0, v), NULL, i, a, s + 2);
+    ymm_step(type, ymm_vector(type, rec + stride, 1, v), NULL, i, a, s + 3);
 }
 
-HYP_INLINE __m256 ymm_one_sum(int type, int unpacked, const hyp_ymm_factors *f, const hyp_ymm_sum *s, const hyp_ymm_token *t)
+HYP_INLINE hyp_ymm_sum ymm_sum_start(const hyp_ymm_token *t)
 {
-#if HYP_YMM_VNNI
-    (void)t;
-    return ymm_two_sums(type, unpacked) ? ymm_scaled_sum(f, s->s0, s->s1) : _mm256_cvtepi32_ps(s->s0);
-#else
-    if (type == HYP_Q3_K || type == HYP_Q6_K)
-        return _mm256_cvtepi32_ps(_mm256_add_epi32(s->s0, _mm256_madd_epi16(f->s2, t->pair)));
-    (void)unpacked;
-    return _mm256_cvtepi32_ps(s->s0);
-#endif
+    return (hyp_ymm_sum){.s16 = _mm256_setzero_si256(), .s0 = t->c0};
 }
 
-HYP_INLINE hyp_ymm_sum ymm_sum_start(int type, const hyp_ymm_token *t)
+HYP_INLINE void ymm_one_start(int type, const uint8_t *rec, const hyp_ymm_token *t, hyp_ymm_factors *f, hyp_ymm_sum *s)
 {
-    const __m256i none = _mm256_setzero_si256();
-    return (hyp_ymm_sum){.s16 = none, .s0 = HYP_YMM_VNNI || !ymm_halved(type) ? t->c0 : none, .s1 = t->c1};
+    ymm_factors(type, rec, 0, f);
+    ymm_factors(type, rec, 1, f + 1);
+    s[0] = s[1] = ymm_sum_start(t);
 }
 
-HYP_INLINE void ymm_one_start(int type, const uint8_t *rec, const hyp_ymm_scales *sc, int g, const hyp_ymm_token *t,
-                              hyp_ymm_factors *f, hyp_ymm_sum *s)
+/* The records at `ahead` of two panels. */
+HYP_INLINE void ymm_prefetch(int type, const uint8_t *ahead, size_t stride)
 {
-    ymm_factors(type, rec, sc, g, 0, f);
-    ymm_factors(type, rec, sc, g, 1, f + 1);
-    s[0] = s[1] = ymm_sum_start(type, t);
-}
-
-/* What the record at `ahead` and the other panel's hold of block g, one line at a time: a burst of a whole K record would
- * fill the line buffers that the reads need. */
-HYP_INLINE void ymm_prefetch(int type, const uint8_t *ahead, size_t stride, int g)
-{
-    const int blocks = (int)(hyp_block_len(type) / HYP_BLOCK), lines = (int)(HYP_PANEL * hyp_block_bytes(type) + 63) / 64;
-    for (int i = lines * g / blocks; i < lines * (g + 1) / blocks; i++) {
+    const int lines = (int)(HYP_PANEL * hyp_block_bytes(type) + 63) / 64;
+    for (int i = 0; i < lines; i++) {
         _mm_prefetch((const char *)ahead + 64 * i, _MM_HINT_T1);
         _mm_prefetch((const char *)ahead + stride + 64 * i, _MM_HINT_T1);
     }
 }
 
-/* Block base + phase of the records of np panels, `stride` bytes apart; base is not a constant, phase is. */
-HYP_INLINE void ymm_one_block(int type, int np, const uint8_t *rec, size_t stride, const hyp_ymm_scales *sc, int base, int phase,
-                              const uint8_t *act, const uint8_t *ahead, __m256 *acc)
+/* The records of np panels, `stride` bytes apart. */
+HYP_INLINE void ymm_one_block(int type, int np, const uint8_t *rec, size_t stride, const uint8_t *act, const uint8_t *ahead, __m256 *acc)
 {
-    const int g = base + phase;
     hyp_ymm_token token;
     hyp_ymm_factors f[4];
     hyp_ymm_sum s[4];
-    act += (size_t)g * YMM_ONE_RECORD;
-    if (np == 2 && ahead) ymm_prefetch(type, ahead, stride, g);
+    if (np == 2 && ahead) ymm_prefetch(type, ahead, stride);
     ymm_token_single(type, act, &token);
-    ymm_one_start(type, rec, sc, g, &token, f, s);
-    if (np == 2) ymm_one_start(type, rec + stride, sc + 1, g, &token, f + 2, s + 2);
-    ymm_one_vector(type, np, rec, stride, base, phase, 0, act, f, s);
-    ymm_one_vector(type, np, rec, stride, base, phase, 1, act, f, s);
-    ymm_one_vector(type, np, rec, stride, base, phase, 2, act, f, s);
-    ymm_one_vector(type, np, rec, stride, base, phase, 3, act, f, s);
-    ymm_one_vector(type, np, rec, stride, base, phase, 4, act, f, s);
-    ymm_one_vector(type, np, rec, stride, base, phase, 5, act, f, s);
-    ymm_one_vector(type, np, rec, stride, base, phase, 6, act, f, s);
-    ymm_one_vector(type, np, rec, stride, base, phase, 7, act, f, s);
-    acc[0] = ymm_finish(type, f, ymm_one_sum(type, 0, f, s, &token), &token, acc[0]);
-    acc[1] = ymm_finish(type, f + 1, ymm_one_sum(type, 0, f + 1, s + 1, &token), &token, acc[1]);
+    ymm_one_start(type, rec, &token, f, s);
+    if (np == 2) ymm_one_start(type, rec + stride, &token, f + 2, s + 2);
+    ymm_one_vector(type, np, rec, stride, 0, act, s);
+    ymm_one_vector(type, np, rec, stride, 1, act, s);
+    ymm_one_vector(type, np, rec, stride, 2, act, s);
+    ymm_one_vector(type, np, rec, stride, 3, act, s);
+    ymm_one_vector(type, np, rec, stride, 4, act, s);
+    ymm_one_vector(type, np, rec, stride, 5, act, s);
+    ymm_one_vector(type, np, rec, stride, 6, act, s);
+    ymm_one_vector(type, np, rec, stride, 7, act, s);
+    acc[0] = ymm_finish(type, f, _mm256_cvtepi32_ps(s[0].s0), &token, acc[0]);
+    acc[1] = ymm_finish(type, f + 1, _mm256_cvtepi32_ps(s[1].s0), &token, acc[1]);
     if (np == 1) return;
-    acc[2] = ymm_finish(type, f + 2, ymm_one_sum(type, 0, f + 2, s + 2, &token), &token, acc[2]);
-    acc[3] = ymm_finish(type, f + 3, ymm_one_sum(type, 0, f + 3, s + 3, &token), &token, acc[3]);
-}
-
-/* The blocks of one record. The loop is over the blocks that read the same bits of different vectors; shifts want
- * constants, and code unrolled further than that would leave the cache of decoded instructions. */
-HYP_INLINE void ymm_one_record(int type, int np, const uint8_t *rec, size_t stride, const uint8_t *act, const uint8_t *ahead,
-                               __m256 *acc)
-{
-    const int period = type == HYP_Q4_K ? 2 : type == HYP_Q2_K || type == HYP_Q6_K ? 4 : 8;
-    hyp_ymm_scales s[2];
-    if (hyp_block_len(type) == HYP_BLOCK) {
-        ymm_one_block(type, np, rec, stride, s, 0, 0, act, ahead, acc);
-        return;
-    }
-    if (type == HYP_Q4_K || type == HYP_Q5_K) {
-        ymm_scales_q4k(rec, s);
-        if (np == 2) ymm_scales_q4k(rec + stride, s + 1);
-    }
-    for (int g = 0; g < 8; g += period) {
-        ymm_one_block(type, np, rec, stride, s, g, 0, act, ahead, acc);
-        ymm_one_block(type, np, rec, stride, s, g, 1, act, ahead, acc);
-        if (period == 2) continue;
-        ymm_one_block(type, np, rec, stride, s, g, 2, act, ahead, acc);
-        ymm_one_block(type, np, rec, stride, s, g, 3, act, ahead, acc);
-        if (period == 4) continue;
-        ymm_one_block(type, np, rec, stride, s, 0, 4, act, ahead, acc);
-        ymm_one_block(type, np, rec, stride, s, 0, 5, act, ahead, acc);
-        ymm_one_block(type, np, rec, stride, s, 0, 6, act, ahead, acc);
-        ymm_one_block(type, np, rec, stride, s, 0, 7, act, ahead, acc);
-    }
+    acc[2] = ymm_finish(type, f + 2, _mm256_cvtepi32_ps(s[2].s0), &token, acc[2]);
+    acc[3] = ymm_finish(type, f + 3, _mm256_cvtepi32_ps(s[3].s0), &token, acc[3]);
 }
 
 /* np panels, one token. Prefetching runs `ahead` bytes before the reads, from the end of these panels into the next. */
 HYP_INLINE void ymm_one_panels(int type, int np, const uint8_t *w, size_t n_rows, size_t k, const uint8_t *act, float *out,
                                size_t ahead)
 {
-    const size_t len = hyp_block_len(type), bytes = HYP_PANEL * hyp_block_bytes(type), stride = k / len * bytes;
+    const size_t bytes = HYP_PANEL * hyp_block_bytes(type), stride = k / HYP_BLOCK * bytes;
     __m256 acc[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (size_t at = 0; at < stride; at += bytes, act += len / HYP_BLOCK * YMM_ONE_RECORD) {
+    for (size_t at = 0; at < stride; at += bytes, act += YMM_ONE_RECORD) {
         const size_t next = at + ahead < stride ? at + ahead : at + ahead + stride;
-        ymm_one_record(type, np, w + at, stride, act, ahead ? w + next : NULL, acc);
+        ymm_one_block(type, np, w + at, stride, act, ahead ? w + next : NULL, acc);
     }
     ymm_store_rows(out, n_rows, acc[0], acc[1]);
     if (np == 2) ymm_store_rows(out + HYP_PANEL, n_rows - HYP_PANEL, acc[2], acc[3]);
@@ -347,29 +230,13 @@ HYP_INLINE void ymm_mul_one(int type, const uint8_t *w, size_t rows, size_t k, c
 #define YMM_K_BLOCKS 8 /* blocks unpacked at a time: 2 * 8 halves of at most 700 bytes stay in L1 */
 #define YMM_GROUPS 4   /* groups of 16 tokens that share what is unpacked */
 
-HYP_INLINE void ymm_unpack_both(int type, const uint8_t *rec, const hyp_ymm_scales *s, int g, hyp_ymm_half *h)
-{
-    ymm_unpack(type, rec, s, g, 0, h);
-    ymm_unpack(type, rec, s, g, 1, h + 1);
-}
-
-/* `blocks` <= 8 blocks of a panel to tile[block][half]; the K types come a whole record at a time. */
+/* `blocks` <= 8 blocks of a panel to tile[block][half]. */
 HYP_INLINE void ymm_unpack_tile(int type, const uint8_t *w, size_t blocks, hyp_ymm_half (*tile)[2])
 {
-    hyp_ymm_scales s;
-    if (hyp_block_len(type) == HYP_BLOCK) {
-        for (size_t b = 0; b < blocks; b++) ymm_unpack_both(type, w + b * HYP_PANEL * hyp_block_bytes(type), &s, 0, tile[b]);
-        return;
+    for (size_t b = 0; b < blocks; b++, w += HYP_PANEL * hyp_block_bytes(type)) {
+        ymm_unpack(type, w, 0, &tile[b][0]);
+        ymm_unpack(type, w, 1, &tile[b][1]);
     }
-    if (type == HYP_Q4_K || type == HYP_Q5_K) ymm_scales_q4k(w, &s);
-    ymm_unpack_both(type, w, &s, 0, tile[0]);
-    ymm_unpack_both(type, w, &s, 1, tile[1]);
-    ymm_unpack_both(type, w, &s, 2, tile[2]);
-    ymm_unpack_both(type, w, &s, 3, tile[3]);
-    ymm_unpack_both(type, w, &s, 4, tile[4]);
-    ymm_unpack_both(type, w, &s, 5, tile[5]);
-    ymm_unpack_both(type, w, &s, 6, tile[6]);
-    ymm_unpack_both(type, w, &s, 7, tile[7]);
 }
 
 /* Tokens that go through a block in step: as many as their sums of 16 rows leave registers for. The two loads a cycle are the
@@ -377,9 +244,9 @@ HYP_INLINE void ymm_unpack_tile(int type, const uint8_t *w, size_t blocks, hyp_y
 HYP_INLINE int ymm_tokens_in_step(int type)
 {
 #if HYP_YMM_VNNI
-    return type == HYP_Q6_K ? 2 : 4;
+    return 4;
 #else
-    return type == HYP_Q4_0 || type == HYP_Q4_1 || type == HYP_Q4_K ? 4 : 2;
+    return type == HYP_Q4_0 || type == HYP_Q4_1 ? 4 : 2;
 #endif
 }
 
@@ -392,7 +259,7 @@ HYP_INLINE void ymm_block_tokens(int type, int n, const hyp_ymm_half *tile, cons
     for (int u = 0; u < n; u++) {
         hyp_ymm_token token;
         ymm_token_of(type, terms, d, t + (size_t)u, &token);
-        s[u][0] = s[u][1] = ymm_sum_start(type, &token);
+        s[u][0] = s[u][1] = ymm_sum_start(&token);
     }
     HYP_UNROLL8
     for (int v = 0; v < 8; v++) {
@@ -400,8 +267,8 @@ HYP_INLINE void ymm_block_tokens(int type, int n, const hyp_ymm_half *tile, cons
         HYP_UNROLL8
         for (int u = 0; u < n; u++) {
             const __m256i a = ymm_broadcast4(codes + (t + (size_t)u) * HYP_BLOCK + 4 * v);
-            ymm_step(type, q0, &tile[0].sign[v], v, v, a, &tile[0].f, &s[u][0]);
-            ymm_step(type, q1, &tile[1].sign[v], v, v, a, &tile[1].f, &s[u][1]);
+            ymm_step(type, q0, &tile[0].sign[v], v, a, &s[u][0]);
+            ymm_step(type, q1, &tile[1].sign[v], v, a, &s[u][1]);
         }
     }
     HYP_UNROLL8
@@ -411,7 +278,7 @@ HYP_INLINE void ymm_block_tokens(int type, int n, const hyp_ymm_half *tile, cons
         ymm_token_of(type, terms, d, t + (size_t)u, &token);
         for (int half = 0; half < 2; half++, sum += 8) {
             const hyp_ymm_factors *f = &tile[half].f;
-            _mm256_storeu_ps(sum, ymm_finish(type, f, ymm_one_sum(type, 1, f, &s[u][half], &token), &token, _mm256_loadu_ps(sum)));
+            _mm256_storeu_ps(sum, ymm_finish(type, f, _mm256_cvtepi32_ps(s[u][half].s0), &token, _mm256_loadu_ps(sum)));
         }
     }
 }
@@ -439,7 +306,7 @@ HYP_INLINE void ymm_panel_groups(int type, const uint8_t *w, size_t n_rows, size
     HYP_ALIGN64 float acc[YMM_GROUPS * HYP_ACT_TILE][HYP_PANEL];
     HYP_ALIGN64 hyp_ymm_half tile[YMM_K_BLOCKS][2];
     const size_t blocks = k / HYP_BLOCK, group_bytes = blocks * YMM_TILE_RECORD;
-    const size_t bytes = HYP_PANEL * hyp_block_bytes(type) / (hyp_block_len(type) / HYP_BLOCK);
+    const size_t bytes = HYP_PANEL * hyp_block_bytes(type);
     memset(acc, 0, (m + 3) / 4 * 4 * sizeof acc[0]);
     for (size_t b = 0; b < blocks; b += YMM_K_BLOCKS) {
         const size_t n = blocks - b < YMM_K_BLOCKS ? blocks - b : YMM_K_BLOCKS;

@@ -8,11 +8,10 @@
 HYP_INLINE void ymm_sparse_one(int type, const hyp_sparse_panel *s, size_t n_rows, size_t blocks, const uint8_t *act, float *out)
 {
     const size_t bytes = HYP_PANEL * hyp_block_bytes(type);
-    hyp_ymm_scales none;
     __m256 acc[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t j = 0; j < s->n; j++) {
         const uint8_t *a = act + hyp_sparse_block(s, j, blocks) * YMM_ONE_RECORD;
-        ymm_one_block(type, 1, s->records + j * bytes, 0, &none, 0, 0, a, NULL, acc);
+        ymm_one_block(type, 1, s->records + j * bytes, 0, a, NULL, acc);
     }
     ymm_store_rows(out, n_rows, acc[0], acc[1]);
 }

@@ -88,7 +88,7 @@ static int pack_and_multiply(const hyp_runtime *rt, const float *x, size_t k, si
     size_t i = 0;
     while (i < n) {
         size_t end = i + 1;
-        while (end < n && hyp_act_is_float(w[end]->type) == hyp_act_is_float(w[i]->type)) end++;
+        while (end < n && hyp_act_kind(w[end]->type) == hyp_act_kind(w[i]->type)) end++;
         int status = hyp_act_pack(rt->table, rt->threads, rt->team, w[i]->type, x, k, m, k, act);
         if (status == HYP_OK) status = multiply(rt, w + i, out + i, ldo + i, end - i, act, m);
         if (status != HYP_OK) return status;
