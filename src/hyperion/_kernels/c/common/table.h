@@ -217,6 +217,7 @@ void hyp_matmul_fill_avx2(hyp_table *t);
 void hyp_matmul_fill_avxvnni(hyp_table *t);
 void hyp_matmul_fill_avx512(hyp_table *t);
 void hyp_matmul_fill_amx(hyp_table *t);
+void hyp_matmul_fill_kquant_amx(hyp_table *t);
 void hyp_gemm_fill_generic(hyp_table *t);
 void hyp_gemm_fill_avx2(hyp_table *t);
 void hyp_gemm_fill_avx512(hyp_table *t);

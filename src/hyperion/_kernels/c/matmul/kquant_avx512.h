@@ -10,7 +10,7 @@
 #ifndef HYP_KQUANT_AVX512_H
 #define HYP_KQUANT_AVX512_H
 
-#include "matmul/products_avx512.h"
+#include "matmul/tokens_avx512.h"
 
 enum {
     HYP_Q3_OFFSET = 124, /* of Q3_K's scaled codes */
@@ -207,6 +207,29 @@ HYP_INLINE __m512 hyp_add_sum_avx512(__m512 d, __m512 da, __m512i sum, __m512 ac
 HYP_INLINE __m512 hyp_add_mins_avx512(__m512 dmin, __m512 da, __m512i mins, __m512 acc)
 {
     return _mm512_fnmadd_ps(_mm512_mul_ps(dmin, da), _mm512_cvtepi32_ps(mins), acc);
+}
+
+/* acc[t] += what the sums of half h of the record are worth; `act`: its activations. */
+HYP_INLINE void hyp_finish_half_avx512(int type, int tokens, const hyp_strip_super *b, int h, const uint8_t *act,
+                                       const __m512i *sum, hyp_strip_sums *acc)
+{
+    const int n = type == HYP_Q2_K ? 4 : 2;
+    const __m512 d = _mm512_load_ps(b->d), dmin = _mm512_load_ps(b->dmin);
+    HYP_UNROLL
+    for (int t = 0; t < tokens; t++) {
+        const __m512 da = hyp_spread_f32_avx512(act + HYP_ACT_D + 4 * t);
+        __m512 a = hyp_add_sum_avx512(d, da, sum[t], _mm512_load_ps(acc->at[t]));
+        if (hyp_has_mins(type)) {
+            __m512i mins = _mm512_setzero_si512();
+            HYP_UNROLL
+            for (int i = 0; i < n; i++) {
+                const uint8_t *pair = act + (n == 4 ? i * HYP_ACT_RECORD + HYP_ACT_S : 2 * i * HYP_ACT_RECORD + HYP_ACT_PAIR) + 4 * t;
+                mins = _mm512_dpwssd_epi32(mins, _mm512_load_si512(b->min[n * h + i]), hyp_spread_avx512(pair));
+            }
+            a = hyp_add_mins_avx512(dmin, da, mins, a);
+        }
+        _mm512_store_ps(acc->at[t], a);
+    }
 }
 
 #endif

@@ -1,4 +1,5 @@
-/* The AMX level: strips of many tokens go through the tile unit; a few tokens, float weights and K types stay with AVX-512.
+/* The AMX level: strips of many tokens go through the tile unit; a few tokens and float weights stay with AVX-512.
+ * (K types are in matmul_kquant_amx.c.)
  *
  * A block of a strip is a B tile as it lies (8 rows of 64 bytes: 4 consecutive K of 16 rows), the codes of 16 tokens are
  * an A tile (16 rows of 32 bytes), and one tdpbssd gives the 16 x 16 integer sums that vpdpbusd would: from there on the
@@ -155,4 +156,5 @@ HYP_TYPES_OF_32_AVX512(MUL)
 void hyp_matmul_fill_amx(hyp_table *t)
 {
     HYP_TYPES_OF_32_AVX512(ENTRY)
+    hyp_matmul_fill_kquant_amx(t);
 }

@@ -2,7 +2,6 @@
  * tokens at a time. Codes of a group (8 vectors) and the tokens' integer sums (16) stay in registers; activations come as 4-byte
  * broadcasts from memory, which costs no vector port. */
 #include "matmul/kquant_avx512.h"
-#include "matmul/tokens_avx512.h"
 
 HYP_INLINE void unpack(int type, const uint8_t *rec, size_t blocks, hyp_strip *strip)
 {
@@ -104,28 +103,6 @@ HYP_INLINE void group_times_tokens(int type, int tokens, const hyp_strip_super *
     }
 }
 
-/* acc[t] += what the sums of half h of the record are worth; `act`: its activations. */
-HYP_INLINE void finish(int type, int tokens, const hyp_strip_super *b, int h, const uint8_t *act, const __m512i *sum, hyp_strip_sums *acc)
-{
-    const int n = type == HYP_Q2_K ? 4 : 2;
-    const __m512 d = _mm512_load_ps(b->d), dmin = _mm512_load_ps(b->dmin);
-    HYP_UNROLL
-    for (int t = 0; t < tokens; t++) {
-        const __m512 da = hyp_spread_f32_avx512(act + HYP_ACT_D + 4 * t);
-        __m512 a = hyp_add_sum_avx512(d, da, sum[t], _mm512_load_ps(acc->at[t]));
-        if (hyp_has_mins(type)) {
-            __m512i mins = _mm512_setzero_si512();
-            HYP_UNROLL
-            for (int i = 0; i < n; i++) {
-                const uint8_t *pair = act + (n == 4 ? i * HYP_ACT_RECORD + HYP_ACT_S : 2 * i * HYP_ACT_RECORD + HYP_ACT_PAIR) + 4 * t;
-                mins = _mm512_dpwssd_epi32(mins, _mm512_load_si512(b->min[n * h + i]), hyp_spread_avx512(pair));
-            }
-            a = hyp_add_mins_avx512(dmin, da, mins, a);
-        }
-        _mm512_store_ps(acc->at[t], a);
-    }
-}
-
 HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_super *b, const uint8_t *act, const starts *start,
                             hyp_strip_sums *acc, const hyp_ahead *ahead, size_t panel)
 {
@@ -137,7 +114,7 @@ HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_super *b, cons
             hyp_fetch_ahead_avx512(ahead, panel, (size_t)(4 * h + g), 1);
             group_times_tokens(type, tokens, b, 4 * h + g, act + g * HYP_ACT_RECORD, start, sum);
         }
-        finish(type, tokens, b, h, act, sum, acc);
+        hyp_finish_half_avx512(type, tokens, b, h, act, sum, acc);
     }
 }
 

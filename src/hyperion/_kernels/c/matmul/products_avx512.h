@@ -54,6 +54,7 @@ typedef struct {
     int32_t scale[16][HYP_PANEL];
     uint32_t min[8][HYP_PANEL];
     float d[HYP_PANEL], dmin[HYP_PANEL];
+    uint8_t second[8][8][64]; /* AMX: the high bytes of codes times scales */
 } hyp_strip_super;
 
 typedef struct {
