@@ -215,14 +215,13 @@ HYP_INLINE void ymm_one_panels(int type, int np, const uint8_t *w, size_t n_rows
 }
 
 /* One token: the weights go from memory to registers and are forgotten. Two panels at a time, for they share the
- * activations, and two streams of reads cover each other's page crossings. Only records of 32 without prefetching by software
- * (AMD) go one panel at a time: two streams confuse Zen 4's prefetchers. */
+ * activations, and two streams of reads cover each other's page crossings; but one at a time without prefetching by software
+ * (AMD): two streams confuse Zen 4's prefetchers. */
 HYP_INLINE void ymm_mul_one(int type, const uint8_t *w, size_t rows, size_t k, const uint8_t *act, float *out, size_t ahead)
 {
     const size_t bytes = hyp_panel_bytes(type, k);
-    const int pairs = ahead || hyp_block_len(type) != HYP_BLOCK;
     size_t row = 0;
-    for (; pairs && row + HYP_PANEL < rows; row += 2 * HYP_PANEL, w += 2 * bytes)
+    for (; ahead && row + HYP_PANEL < rows; row += 2 * HYP_PANEL, w += 2 * bytes)
         ymm_one_panels(type, 2, w, rows - row, k, act, out + row, ahead);
     for (; row < rows; row += HYP_PANEL, w += bytes) ymm_one_panels(type, 1, w, rows - row, k, act, out + row, 0);
 }
