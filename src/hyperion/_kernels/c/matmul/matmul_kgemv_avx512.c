@@ -29,8 +29,9 @@ HYP_INLINE __m512i start(int type, int j, int half, const uint8_t *act)
 
 /* ---- A part of a record ------------------------------------------------------------------------------------------------
  * A run is 8 vectors one after another, which hold 2 groups (4 in Q2_K and Q3_K) in different bits: each vector is read once.
- * Runs are loops on purpose. Unrolled, gcc gathers a record's prefetches into one burst, which costs half of the
- * bandwidth, and no load sees the small steps from one address to the next that the processor's prefetcher follows. */
+ * Runs are loops on purpose, but for their four vectors: unrolled, no load sees the small steps from one address to the next that
+ * the processor's prefetcher follows. And gcc gathers the prefetches of unrolled code into one burst, which costs half of the
+ * bandwidth; what is volatile it leaves apart. */
 
 #if defined(__clang__)
 #define ROLLED _Pragma("clang loop unroll(disable)")
@@ -38,6 +39,12 @@ HYP_INLINE __m512i start(int type, int j, int half, const uint8_t *act)
 #define ROLLED _Pragma("GCC unroll 1")
 #else
 #define ROLLED
+#endif
+
+#if defined(__GNUC__)
+#define PREFETCH(p) __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)(p)))
+#else
+#define PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
 #endif
 
 /* Groups of a part: the runs whose groups follow each other. */
@@ -116,12 +123,12 @@ HYP_INLINE void part_times_token(int type, const uint8_t *rec, int u, const uint
                 turn[j] = _mm512_set1_epi32(high_turn(type, u, j + r));
                 s[j] = start(type, j, half, act + (j + r) * ACT_RECORD);
             }
-            ROLLED
+            HYP_UNROLL
             for (int v = 0; v < 4; v++, q += 64, h += 64, codes += 4, next += step) {
                 const __m512i x = hyp_load_avx512(q);
                 const __m512i b = type == HYP_Q2_K || type == HYP_Q4_K ? x : hyp_load_avx512(h);
                 HYP_UNROLL
-                for (int line = 0; lead && line < step; line += 64) _mm_prefetch((const char *)next + line, _MM_HINT_T0);
+                for (int line = 0; lead && line < step; line += 64) PREFETCH(next + line);
                 HYP_UNROLL
                 for (int j = 0; j < n; j += runs)
                     s[j] = _mm512_dpbusd_epi32(s[j], codes_of(type, j, x, b, turn[j]),
