@@ -494,16 +494,16 @@ def test_the_ledger_knows(path):
 
 def test_nothing_grows(path):
     gc.collect()  # what earlier tests left may not go in the middle
-    used, before = process_budget().used, None
-    for round_ in range(30):
+    used, counts = process_budget().used, []
+    for _ in range(30):
         with open_mapped_model(path, config(3)) as m:
             for i in range(8):
                 m.prefetch_layer_weights((i + 1) % 8)
                 m.get_layer_weights(i)
-        now = count_descriptors(), threading.active_count(), process_budget().used
-        assert before in (None, now), round_
-        before = now
-    assert before[2] == used
+        gc.collect()
+        counts.append((count_descriptors(), threading.active_count(), process_budget().used))
+    assert all(last <= first for first, last in zip(counts[0], counts[-1], strict=True)), counts
+    assert counts[-1][2] == used
 
 
 # ---- prefetching -------------------------------------------------------------------------------------------------

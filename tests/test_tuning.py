@@ -92,7 +92,7 @@ def test_cache_statistics(model):
     assert pinned.misses == before.misses == 0 and pinned.hit_rate == 1.0
     assert pinned.hits - before.hits == 7 * model.config.layers + 1
     assert pinned.hit_bytes - before.hit_bytes == model.plan.weight_bytes
-    model.replan("25MB")
+    model.replan("15MB")
     assert model.plan.streamed_bytes > 0
     model.logits(IDS[:4])
     streamed = hyperion.get_cache_stats(model)
@@ -104,7 +104,7 @@ def test_cache_statistics(model):
     counters.close()
 
 
-@pytest.mark.parametrize("budget", ["64MB", "25MB"])
+@pytest.mark.parametrize("budget", ["64MB", "15MB"])
 def test_memory_layout(model, budget):
     model.replan(budget)
     expected = model.logits(IDS)
