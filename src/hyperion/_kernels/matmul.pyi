@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperion._kernels.quant import TYPES as TYPES
 from hyperion._kernels.quant import PackedMatrix
 from hyperion._kernels.threads import Team
 

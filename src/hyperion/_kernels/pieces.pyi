@@ -1,4 +1,5 @@
 import numpy as np
+from typing_extensions import disjoint_base
 
 NEVER: int
 MOST_BYTES: int
@@ -7,6 +8,7 @@ MOST_BYTES: int
 def work_bytes(nbytes: int) -> int: ...
 
 
+@disjoint_base
 class Pieces:
     def __init__(
         self,

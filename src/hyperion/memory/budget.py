@@ -90,7 +90,8 @@ def parse_size(size: str | float | SupportsIndex) -> int:
         try:
             if isinstance(size, bool):
                 raise TypeError
-            value = int(size) if isinstance(size, float) and size.is_integer() else operator.index(size)
+            whole_float = isinstance(size, float) and size.is_integer()
+            value = int(size) if whole_float else operator.index(size)  # type: ignore[arg-type]
         except TypeError:
             kind = type(size).__name__
             raise InvalidArgumentError(f"a size is an integer or text, not {kind} {size!r}") from None

@@ -274,7 +274,7 @@ def _resident(sizes: ModelSizes, budget: int, context: int, batch: int) -> Memor
     return None
 
 
-def _ring(sizes: ModelSizes, nbytes: int) -> dict[str, int]:
+def _ring(sizes: ModelSizes, nbytes: int) -> dict[str, Any]:
     """Slots and their size, of a ring of at most so many bytes that lies well in huge pages; one panel of every matrix has to
     fit a slot."""
     panel = max(m.panel_bytes for layer in sizes.layers for m in layer.matrices)
