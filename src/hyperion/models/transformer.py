@@ -54,7 +54,7 @@ __all__ = ["Transformer"]
 
 DEFAULT_CONTEXT = 4096
 IO_MODES = ("auto", "direct", "buffered", "mmap")
-RUNTIME_BYTES = 12_500_000
+RUNTIME_BYTES = 13_000_000
 """Code and objects that opening the first model brings in: most is Hyperion's own modules, then stacks of threads."""
 
 SAMPLING_BYTES = 40
