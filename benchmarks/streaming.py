@@ -2,7 +2,8 @@
 
 Every measurement is a process of its own in a fresh memory cgroup. Hyperion's group is its budget and what the interpreter
 had before loading; llama.cpp's is of the same size. η is the ideal time ÷ the measured one, where the ideal is the larger of
-streamed bytes ÷ the best raw read rate just before and after, and the time of a token when everything is resident. A
+streamed bytes ÷ the best raw read rate just before and after, and the time of a token when everything is resident. "Looked at"
+is the same against plain readings in which every byte is looked at once, as any use of it does. A
 llama.cpp run that gives no token before its deadline counts as one token in that time.
 """
 
@@ -100,6 +101,7 @@ class Bench:
                 self.resident = min(self.resident or figures["seconds"], figures["seconds"])
             ideal = max(figures["streamed"] / figures["disk"], self.resident or 0.0)
             figures["eta"] = ideal / figures["seconds"]
+            figures["eta_looked"] = max(figures["streamed"] / figures["looked"], self.resident or 0.0) / figures["seconds"]
         return figures | {"budget": budget}
 
     def amortise(self, budget: int) -> dict[str, Any]:
@@ -115,19 +117,19 @@ class Bench:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = ["budget", "pinned", "read a token", "α", "tokens/s", "predicted", "off by", "η", "growth", "kills", "same bits"]
+    header = ["budget", "pinned", "read a token", "α", "tokens/s", "predicted", "off by", "η", "looked at", "growth", "kills", "same bits"]
     digest, long = rows[0].get("digest"), rows[0].get("long", {}).get("digest")
     lines = []
     for r in rows:
         if "seconds" not in r:
-            lines.append([f"{r['budget'] / 1e6:.0f} MB", *["failed"] * 10])
+            lines.append([f"{r['budget'] / 1e6:.0f} MB", *["failed"] * 11])
             continue
         after = r.get("long", {})
         alpha = f"{r['read'] / r['streamed']:.3f}" if r["streamed"] else "-"
         lines.append(
             [f"{r['budget'] / 1e6:.0f} MB", f"{r['pinned'] / r['budget']:.0%}", f"{r['read'] / 1e6:.0f} MB", alpha,
              report.number(1 / r["seconds"]), report.number(r["predicted"]), f"{r['prediction_error']:.0%}",
-             f"{r['eta']:.2f} ({min(r['etas']):.2f}-{max(r['etas']):.2f})",
+             f"{r['eta']:.2f} ({min(r['etas']):.2f}-{max(r['etas']):.2f})", f"{r['eta_looked']:.2f}",
              f"{max(r['growth'], after.get('growth', 0)) / 1e6:.0f} MB", r["kills"] + after.get("kills", 0),
              "yes" if r["digest"] == digest and after.get("digest") == long else "NO"]
         )  # fmt: skip

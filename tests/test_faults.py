@@ -25,7 +25,7 @@ def path(shared):
     return shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
 
 
-@pytest.mark.parametrize("budget", ["64MB", "15MB"])
+@pytest.mark.parametrize("budget", ["64MB", "16MB"])
 def test_every_failed_allocation_gives_everything_back(path, budget):
     """The nth page allocation of load, session and generate fails, for every n until none is left to fail."""
     used = process_budget().used
@@ -81,7 +81,7 @@ SCRIPT = """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-@pytest.mark.parametrize("budget", ["64MB", "15MB"])
+@pytest.mark.parametrize("budget", ["64MB", "16MB"])
 def test_control_c_stops_a_prefill_and_the_model_lives_on(path, budget):
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(path), budget]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
