@@ -62,11 +62,12 @@ cdef extern from "stream/ring.h" nogil:
     ctypedef struct hyp_ring_stats:
         uint64_t passes, chunks_filled, bytes_read, bytes_used
         double read_seconds, wait_seconds, direct_rate, evicted_rate, buffered_rate
+        int settled
 
     hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
                               size_t readers, int io)
     void hyp_ring_destroy(hyp_ring *ring)
-    size_t hyp_ring_own_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t readers)
+    size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t readers)
     void hyp_ring_set_poll(hyp_ring *ring, int (*poll)(void *) noexcept nogil, void *arg)
     int hyp_ring_acquire(void *self, size_t piece, const uint8_t **panels)
     void hyp_ring_release(void *self, size_t piece)

@@ -203,7 +203,7 @@ cdef class Ring:
         In the order in which a pass uses them; see c/stream/ring.h. `sums` has a checksum for each panel, or is None; so are
         `offsets` where panels are not sparse.
     memory : buffer
-        slots * slot_bytes bytes, aligned to 4096.
+        slots * slot_bytes bytes, and for each reader those of the largest panel that is packed; aligned to 4096.
     """
 
     def __cinit__(self, pieces, memory, size_t slots, size_t slot_bytes, size_t readers=2, str io="auto"):
@@ -216,10 +216,7 @@ cdef class Ring:
         self.slots, self.slot_bytes = min(slots, len({p[7] for p in pieces})), slot_bytes
         self.files, self.sums, self.offsets = [], [], []
         self.memory, self.names = memory, tuple((p[0], p[1].path) for p in pieces)
-        if (
-            self.n == 0 or slots == 0
-            or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN
-        ):
+        if self.n == 0 or slots == 0 or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN:
             raise InvalidArgumentError(f"a ring of {slots} slots of {slot_bytes} bytes for {self.n} pieces cannot be")
         self.pieces = <hyp_ring_piece *>calloc(self.n, sizeof(hyp_ring_piece))
         if self.pieces is NULL:
@@ -234,6 +231,9 @@ cdef class Ring:
                 raise InvalidArgumentError(f"piece {i} ({name}) does not fit a slot of {slot_bytes} bytes at {at}")
             if chunk != (self.pieces[i - 1].chunk if i else 0) and (i == 0 or chunk != self.pieces[i - 1].chunk + 1):
                 raise InvalidArgumentError(f"piece {i} ({name}) is of chunk {chunk}, out of order")
+        need = hyp_ring_bytes(self.pieces, self.n, slots, slot_bytes, readers)
+        if <size_t>view.shape[0] < need:
+            raise InvalidArgumentError(f"a ring of {slots} slots and {readers} readers takes {need} bytes, not {view.shape[0]}")
         self.c = hyp_ring_create(self.pieces, self.n, &view[0], slots, slot_bytes, readers, IO_MODES[io])
         if self.c is NULL:
             raise HyperionMemoryError("no memory for the ring")
@@ -315,8 +315,3 @@ cdef class Ring:
         cdef hyp_ring_stats s
         hyp_ring_get_stats(self.c, &s)
         return s
-
-
-def ring_own_bytes(Ring ring, size_t slots, size_t readers):
-    """Bytes that a ring allocates beside its slots."""
-    return hyp_ring_own_bytes(ring.pieces, ring.n, slots, readers)

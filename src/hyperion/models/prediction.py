@@ -77,7 +77,7 @@ def probe_stream(ring: Any) -> float:
 
 def _settled(ring: Any) -> bool:
     """The ring knows by which mode it reads faster."""
-    return ring.io != "auto" or bool(ring.stats["direct_rate"] and ring.stats["buffered_rate"])
+    return bool(ring.stats["settled"])
 
 
 def probe_compute(matrices: Sequence[PackedMatrix], team: Team, level: str) -> float | None:

@@ -360,9 +360,8 @@ class ModelWeights:
             layers.append(matrices)
         self._note_uses(layers)
         if schedule.pieces:
-            self._ring_buffer = allocate(self.budget, "stream ring", plan.slots * plan.slot_bytes)
-            readers = plan.slots // 2 + 1  # about half of a reader's time goes into packing
-            self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, readers, self.io)
+            self._ring_buffer = allocate(self.budget, "stream ring", plan.items["stream ring"])
+            self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, plan.readers, self.io)
         if plan.embedding_pinned:
             name, rows, cols = self.config.embedding
             source: Any = self.pinned[-1].view if self.config.tied else _view(self._embedding_buffer)
@@ -418,7 +417,7 @@ class ModelWeights:
             layers=tuple(moved),
             moved_bytes=nbytes,
             kept=tuple(kept),
-            ring_bytes=plan.slots * plan.slot_bytes if self.ring is not None else 0,
+            ring_bytes=plan.items["stream ring"] if self.ring is not None else 0,
             in_order_before=before,
             in_order_after=self._in_order(),
         )

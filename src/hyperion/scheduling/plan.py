@@ -164,6 +164,11 @@ class MemoryPlan:
         return self.weight_bytes - self.pinned_bytes
 
     @property
+    def readers(self) -> int:
+        """Threads that fill the ring: while some read, others pack."""
+        return self.slots // 2 + 1 if self.slots else 0
+
+    @property
     def resident(self) -> bool:
         """Everything is in memory: no pass reads from the file."""
         return self.streamed_bytes == 0 and self.embedding_pinned
@@ -224,6 +229,9 @@ def _assemble(sizes: ModelSizes, budget: int, context: int, chunk: int, rows: in
         "slot_bytes": 0,
     } | changes
     fields["pinned_bytes"] = _pinned_bytes(sizes, fields["pinned"])
+    plan = MemoryPlan(
+        budget=budget, items={}, context_length=context, chunk=chunk, logits_rows=rows, weight_bytes=sizes.weights, **fields
+    )
     items = {
         # every layer's pinned panels are one buffer
         "weights": sum(
@@ -231,15 +239,13 @@ def _assemble(sizes: ModelSizes, budget: int, context: int, chunk: int, rows: in
             for layer, panels in zip(sizes.layers, fields["pinned"], strict=True)
         ),
         "embedding": _pages(sizes.embedding) if fields["embedding_pinned"] else 0,
-        "stream ring": _pages(fields["slots"] * fields["slot_bytes"]),
+        "stream ring": _pages(plan.slots * plan.slot_bytes + plan.readers * _largest_panel(sizes)),
         "kv cache": _pages(sizes.kv(context)),
         "activations": _pages(sizes.scratch(chunk)),
         "logits": _pages(sizes.logits(rows)),
         **sizes.fixed,
     }
-    return MemoryPlan(
-        budget=budget, items=items, context_length=context, chunk=chunk, logits_rows=rows, weight_bytes=sizes.weights, **fields
-    )
+    return dataclasses.replace(plan, items=items)
 
 
 def _pages(nbytes: int) -> int:
@@ -274,13 +280,16 @@ def _resident(sizes: ModelSizes, budget: int, context: int, batch: int) -> Memor
     return None
 
 
+def _largest_panel(sizes: ModelSizes) -> int:
+    return max(m.panel_bytes for layer in sizes.layers for m in layer.matrices)
+
+
 def _ring(sizes: ModelSizes, nbytes: int) -> dict[str, Any]:
     """Slots and their size, of a ring of at most so many bytes that lies well in huge pages; one panel of every matrix has to
     fit a slot."""
-    panel = max(m.panel_bytes for layer in sizes.layers for m in layer.matrices)
     nbytes = min(GOOD_RING, nbytes, sizes.weights // RINGS_IN_WEIGHTS)
     slot = 1 << (max(PAGE, min(GOOD_SLOT, nbytes // FEW_SLOTS)).bit_length() - 1)
-    while slot < panel + SLOT_SLACK:
+    while slot < _largest_panel(sizes) + SLOT_SLACK:
         slot += min(slot, HUGE_PAGE)
     return {"slots": max(FEW_SLOTS, nbytes // slot), "slot_bytes": slot}
 

@@ -74,7 +74,7 @@ static uint8_t *anonymous(size_t bytes, int usable)
 static uint8_t *place(size_t mapped, int huge, int usable)
 {
     uint8_t *data;
-    if (!huge || mapped < HYP_HUGE_FROM) {
+    if (!huge || mapped < HYP_HUGE_PAGE) {
         data = anonymous(mapped, usable);
 #if defined(MADV_NOHUGEPAGE)
         if (data && !huge) madvise(data, mapped, MADV_NOHUGEPAGE);

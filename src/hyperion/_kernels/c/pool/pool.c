@@ -45,7 +45,7 @@ int hyp_pool_open(hyp_pool *p, int strategy, size_t capacity, size_t block, size
             status = hyp_region_reserve(&p->chain_table, slots * sizeof(uint32_t), 0);
             if (status != HYP_OK) hyp_pages_unmap(&p->region);
         }
-        p->grain = huge && p->region.mapped >= HYP_HUGE_FROM ? HYP_HUGE_PAGE : (size_t)1 << 16;
+        p->grain = huge && p->region.mapped >= HYP_HUGE_PAGE ? HYP_HUGE_PAGE : (size_t)1 << 16;
     }
     p->open = status == HYP_OK;
     hyp_pool_settle(p);

@@ -500,7 +500,7 @@ int hyp_spans_open(hyp_spans *s, size_t bytes, int huge, size_t keep, int count_
     s->page = hyp_page_size();
     if (bytes / s->page >= HYP_NO_PAGE - 1 || hyp_region_reserve(&s->region, bytes, huge) != HYP_OK) return HYP_ERROR_MEMORY;
     s->pages = (uint32_t)(s->region.mapped / s->page);
-    if (huge && s->region.mapped >= HYP_HUGE_FROM) s->grain = HYP_HUGE_PAGE;
+    if (huge && s->region.mapped >= HYP_HUGE_PAGE) s->grain = HYP_HUGE_PAGE;
     else s->grain = s->region.mapped >= ((size_t)1 << 20) && s->page < ((size_t)1 << 16) ? (size_t)1 << 16 : s->page;
     s->grain_count = (s->region.mapped + s->grain - 1) / s->grain;
     s->grains = calloc(s->grain_count, 1);

@@ -54,3 +54,10 @@ int hyp_choice_next(hyp_choice *c, uint64_t bytes, double seconds)
     c->chunk++;
     return c->now;
 }
+
+int hyp_choice_settled(const hyp_choice *c)
+{
+    for (int way = 0; way < HYP_READ_WAYS; way++)
+        if (c->allowed[way] && c->rate[way] <= 0) return 0;
+    return 1;
+}

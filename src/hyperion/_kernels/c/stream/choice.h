@@ -16,9 +16,13 @@ typedef struct {
     double mark_seconds;
 } hyp_choice;
 
+/* At least one way is allowed. */
 void hyp_choice_init(hyp_choice *c, const int allowed[HYP_READ_WAYS], size_t chunk_bytes, size_t in_flight);
 
 /* The way for the next chunk. bytes and seconds: what has been read so far, and for how long anything was being read. */
 int hyp_choice_next(hyp_choice *c, uint64_t bytes, double seconds);
+
+/* Every way that is allowed has been measured. */
+int hyp_choice_settled(const hyp_choice *c);
 
 #endif

@@ -60,10 +60,16 @@ static size_t largest_panel(const hyp_ring_piece *pieces, size_t n)
     return most;
 }
 
-size_t hyp_ring_own_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t readers)
+size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t readers)
 {
-    return sizeof(hyp_ring) + slots * sizeof(slot_state) + readers * largest_panel(pieces, n) +
-           (n + 2) * (sizeof(size_t) + sizeof(uint8_t *));
+    return slots * slot_bytes + readers * largest_panel(pieces, n);
+}
+
+static int any_direct(const hyp_ring_piece *pieces, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (pieces[i].extent.file->direct >= 0) return 1;
+    return 0;
 }
 
 hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
@@ -73,10 +79,12 @@ hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memor
     hyp_ring *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->pieces = pieces, r->n = n, r->chunks = pieces[n - 1].chunk + 1;
+    r->temp = memory + slots * slot_bytes;
     if (slots > r->chunks) slots = r->chunks; /* a piece is in the ring once at a time */
     r->memory = memory, r->slots = r->window = slots, r->slot_bytes = slot_bytes;
     r->readers = readers < MAX_READERS ? readers : MAX_READERS;
-    const int direct = io != HYP_IO_BUFFERED, allowed[HYP_READ_WAYS] = {direct, direct && hyp_can_evict(), io != HYP_IO_DIRECT};
+    const int direct = io != HYP_IO_BUFFERED && any_direct(pieces, n);
+    const int allowed[HYP_READ_WAYS] = {direct, direct && hyp_can_evict(), io != HYP_IO_DIRECT || !direct};
     hyp_choice_init(&r->choice, allowed, slot_bytes, slots);
     r->lag = 2 * (uint64_t)slots * slot_bytes;
     if (r->lag < LEAST_LAG) r->lag = LEAST_LAG;
@@ -84,9 +92,8 @@ hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memor
     r->first = calloc(r->chunks + 1, sizeof *r->first);
     r->panels = calloc(n, sizeof *r->panels);
     r->slot = calloc(slots, sizeof *r->slot);
-    r->temp = malloc(r->readers * r->temp_bytes);
-    if (!r->first || !r->panels || !r->slot || !r->temp) {
-        free(r->first), free((void *)r->panels), free(r->slot), free(r->temp), free(r);
+    if (!r->first || !r->panels || !r->slot) {
+        free(r->first), free((void *)r->panels), free(r->slot), free(r);
         return NULL;
     }
     for (size_t i = n; i-- > 0;) r->first[pieces[i].chunk] = i;
@@ -212,7 +219,7 @@ void hyp_ring_destroy(hyp_ring *r)
     hyp_mutex_free(&r->lock);
     hyp_cond_free(&r->filled);
     hyp_cond_free(&r->freed);
-    free(r->first), free((void *)r->panels), free(r->slot), free(r->temp), free(r);
+    free(r->first), free((void *)r->panels), free(r->slot), free(r);
 }
 
 /* ---- the consumer -------------------------------------------------------------------------------------------------- */
@@ -327,6 +334,7 @@ void hyp_ring_get_stats(hyp_ring *r, hyp_ring_stats *stats)
     stats->direct_rate = r->choice.rate[HYP_READ_DIRECT];
     stats->evicted_rate = r->choice.rate[HYP_READ_EVICTED];
     stats->buffered_rate = r->choice.rate[HYP_READ_BUFFERED];
+    stats->settled = hyp_choice_settled(&r->choice);
     hyp_unlock(&r->lock);
 }
 

@@ -23,15 +23,16 @@ typedef struct {
     double wait_seconds;   /* that the consumer waited for data */
     /* bytes a second of all readers when last measured, 0 where not tried; evicted: direct, into lines that no cache holds */
     double direct_rate, evicted_rate, buffered_rate;
+    int settled; /* every way that is open has been measured */
 } hyp_ring_stats;
 
-/* pieces and memory (slots * slot_bytes, 4096-aligned) stay the caller's and must outlive the ring. NULL without memory. */
+/* pieces and memory (hyp_ring_bytes, 4096-aligned) stay the caller's and must outlive the ring. NULL without memory. */
 hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
                           size_t readers, int io);
 void hyp_ring_destroy(hyp_ring *ring);
 
-/* Bytes that a ring allocates for itself: what it counts with, and one panel a reader. */
-size_t hyp_ring_own_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t readers);
+/* Bytes of memory that a ring needs: its slots, and a panel for each reader to pack with. */
+size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t readers);
 
 /* Asked by a waiting consumer at least every 20 ms; nonzero ends the wait with HYP_CANCELLED. */
 void hyp_ring_set_poll(hyp_ring *ring, int (*poll)(void *), void *arg);
