@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hyperion.errors import HyperionIOError
+
+if TYPE_CHECKING:
+    from hyperion.generation.pruning import Measurement
 
 DEMO_MODEL = "shakespeare-q8_0.gguf"
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -34,6 +37,17 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def measured(path: str, text: str | None, engine: dict[str, Any]) -> Measurement | None:
+    """Perplexity and speed of the model in a file on a text, None without one; `engine`: what :func:`engine_options` gave."""
+    from hyperion.generation import load_model
+    from hyperion.generation.pruning import measure
+
+    if text is None:
+        return None
+    with load_model(path, **engine) as model:
+        return measure(model, text)
 
 
 ENGINE = ("memory_budget", "threads", "context_length", "kv_type", "io", "simd")

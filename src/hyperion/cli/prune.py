@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hyperion.cli.common import as_json, emit, emit_json, engine_options, note, progress_bar, read_text
+from hyperion.cli.common import as_json, emit, emit_json, engine_options, measured, note, progress_bar, read_text
 
 
 @click.command("prune")
@@ -29,24 +29,17 @@ def command(
     Works through one matrix at a time, in bounded memory. A .hyperion file leaves out tiles of 16 rows and 32 columns that are
     zero, and the kernels skip them; the other options are for measuring with --text.
     """
-    from hyperion.generation import load_model
-    from hyperion.generation.pruning import Measurement, PruneResult, measure
+    from hyperion.generation.pruning import PruneResult
     from hyperion.models.convert import prune
     from hyperion.models.prune import PruneConfig
 
     config = PruneConfig(sparsity=sparsity, block_size=block_size)
     content = None if text is None else read_text(text)
 
-    def measured(path: str) -> Measurement | None:
-        if content is None:
-            return None
-        with load_model(path, **engine) as model:
-            return measure(model, content)
-
-    before = measured(src)
+    before = measured(src, content, engine)
     with progress_bar("pruning", "B") as progress:
         written, tensors = prune(src, dst, config, type, method=method, progress=progress)
-    result = PruneResult(tuple(tensors), written.source_bytes, written.nbytes, before, measured(dst))
+    result = PruneResult(tuple(tensors), written.source_bytes, written.nbytes, before, measured(dst, content, engine))
     if json_output:
         emit_json(dataclasses.asdict(result) | {"sparsity": result.sparsity})
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hyperion.cli.common import as_json, emit, emit_json, engine_options, note, progress_bar, read_text
+from hyperion.cli.common import as_json, emit, emit_json, engine_options, measured, note, progress_bar, read_text
 
 
 @click.command("quantize")
@@ -28,8 +28,6 @@ def command(
 
     As `convert`, one layer at a time in bounded memory; the engine's options are for measuring with --text.
     """
-    from hyperion.generation import load_model
-    from hyperion.generation.pruning import Measurement, measure
     from hyperion.memory import format_size
     from hyperion.models.convert import convert
     from hyperion.models.mixed import parse_mixed_precision
@@ -39,19 +37,13 @@ def command(
     precisions = None if mixed is None else parse_mixed_precision(mixed)
     content = None if text is None else read_text(text)
 
-    def measured(path: str) -> Measurement | None:
-        if content is None:
-            return None
-        with load_model(path, **engine) as model:
-            return measure(model, content)
-
-    before = measured(src)
+    before = measured(src, content, engine)
     with progress_bar("quantizing", "B") as progress:
         wanted = type or (None if mixed else "q4_0" if method else "q4_k")
         written = convert(src, dst, wanted, method=method, mixed=precisions, progress=progress)
     for name, instead in written.replaced.items():
         note(f"  {name}: {instead}, because the wanted type does not divide its rows")
-    after, size = measured(dst), os.path.getsize(dst)
+    after, size = measured(dst, content, engine), os.path.getsize(dst)
     figures = {
         "types": written.types, "source_bytes": written.source_bytes, "tensor_bytes": written.nbytes, "file_bytes": size,
         "before": before and dataclasses.asdict(before), "after": after and dataclasses.asdict(after),

@@ -8,6 +8,7 @@
  * What bounds it (Sapphire Rapids): a tile product or store takes 16 cycles whatever the depth of K, but while tiles are
  * in flight only port 0 takes 512-bit float operations, and scaling 256 sums needs 48 or more of them. So the vector
  * unit is kept busy, and the tile unit runs two blocks ahead; tile registers are not renamed, hence two sets. */
+#include "matmul/tiles_amx.h"
 #include "matmul/tokens_avx512.h"
 
 enum { AHEAD = 2, SLOTS = 4 }; /* blocks between a product and the use of its sums; sums in memory */
@@ -16,23 +17,7 @@ typedef struct {
     HYP_ALIGN64 int32_t at[HYP_ACT_TILE][HYP_PANEL];
 } tile_sums;
 
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-
-/* Tiles 0 and 1 sums, 2 activations of `tokens` tokens, 3 weights. */
-static void configure(size_t tokens)
-{
-    /* volatile: gcc's intrinsic names only the first 8 bytes as its input, and drops the other stores when it inlines */
-    volatile tile_config c = {.palette = 1};
-    for (int i = 0; i < 3; i++) c.rows[i] = (uint8_t)tokens;
-    for (int i = 0; i < 4; i++) c.row_bytes[i] = 64;
-    c.row_bytes[2] = HYP_BLOCK;
-    c.rows[3] = HYP_BLOCK / 4;
-    _tile_loadconfig((const void *)&c);
-}
+enum { SUM_TILES = 2, WEIGHT_TILES = 1 }; /* tiles 0 and 1 sums, 2 activations, 3 weights */
 
 HYP_INLINE void multiply(size_t block, const hyp_strip_block *b, const uint8_t *act)
 {
@@ -145,7 +130,7 @@ enum { LEAST_TOKENS = 9 }; /* from which on the tiles gain more than unpacking t
             return;                                                                                                     \
         }                                                                                                               \
         const hyp_strips strips = {type, unpack_##name, hyp_shape_avx512(type) == HYP_SHAPE_MIN ? strip_min : strip_sym, 1};                                                \
-        configure(m < HYP_ACT_TILE ? m : HYP_ACT_TILE);                                                                 \
+        hyp_tiles_configure(SUM_TILES, WEIGHT_TILES, m < HYP_ACT_TILE ? m : HYP_ACT_TILE);                              \
         hyp_strips_mul_avx512(&strips, w, rows, k, act, m, out, ldo);                                                   \
         _tile_release();                                                                                                \
     }

@@ -179,21 +179,11 @@ HYP_INLINE void gemv_panels(int type, int panels, const uint8_t *w, size_t strid
         _mm512_mask_storeu_ps(out + HYP_PANEL * p, hyp_rows_avx512(rows, HYP_PANEL * (size_t)p), acc[p]);
 }
 
-HYP_INLINE void gemv(int type, const uint8_t *w, size_t rows, size_t k, const void *act, float *out, int intel)
+HYP_INLINE size_t gemv_lead(int type, int intel)
 {
-    const size_t stride = hyp_panel_bytes(type, k), record = HYP_PANEL * hyp_block_bytes(type);
-    const size_t lead = intel ? record + 256 : 3 * record;
-    size_t row = 0;
-    for (; intel && row + HYP_PANEL < rows; row += 2 * HYP_PANEL)
-        gemv_panels(type, 2, w + row / HYP_PANEL * stride, stride, rows - row, k, act, out + row, lead);
-    for (; row < rows; row += HYP_PANEL)
-        gemv_panels(type, 1, w + row / HYP_PANEL * stride, stride, rows - row, k, act, out + row, lead);
+    const size_t record = HYP_PANEL * hyp_block_bytes(type);
+    return intel ? record + 256 : 3 * record;
 }
 
-#define GEMV(name, type)                                                                                                \
-    void hyp_gemv_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, float *out, int intel)      \
-    {                                                                                                                   \
-        if (intel) gemv(type, w, rows, k, act, out, 1);                                                                 \
-        else gemv(type, w, rows, k, act, out, 0);                                                                       \
-    }
+#include "matmul/gemv_avx512.h"
 HYP_TYPES_OF_256_AVX512(GEMV)

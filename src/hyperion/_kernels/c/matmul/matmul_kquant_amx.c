@@ -3,25 +3,10 @@
  * takes the sums of half a record, and the vector unit, which the tile unit leaves one port, sees them once: Q2_K's and Q3_K's
  * products fit a byte, the others' are two bytes in two tiles. The sums are those of AVX-512, and so are the results. */
 #include "matmul/kquant_avx512.h"
+#include "matmul/tiles_amx.h"
 
-typedef struct {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-
-/* Tiles 0 and 1 sums of the low and high bytes of the first half, 2 and 3 of the second, 4 activations of `tokens` tokens,
- * 5 and 6 weights. */
-static void configure(size_t tokens)
-{
-    /* volatile: gcc's intrinsic names only the first 8 bytes as its input, and drops the other stores when it inlines */
-    volatile tile_config c = {.palette = 1};
-    for (int i = 0; i < 5; i++) c.rows[i] = (uint8_t)tokens;
-    for (int i = 0; i < 7; i++) c.row_bytes[i] = 64;
-    c.row_bytes[4] = HYP_BLOCK;
-    c.rows[5] = c.rows[6] = HYP_BLOCK / 4;
-    _tile_loadconfig((const void *)&c);
-}
+/* Tiles 0 and 1 sums of the low and high bytes of the first half, 2 and 3 of the second, 4 activations, 5 and 6 weights. */
+enum { SUM_TILES = 4, WEIGHT_TILES = 2 };
 
 HYP_INLINE int split(int type)
 {
@@ -149,7 +134,7 @@ static size_t least_tokens(int type)
             return;                                                                                                     \
         }                                                                                                               \
         const hyp_strips strips = {type, unpack_##name, strip_##name, 1};                                                \
-        configure(m < HYP_ACT_TILE ? m : HYP_ACT_TILE);                                                                 \
+        hyp_tiles_configure(SUM_TILES, WEIGHT_TILES, m < HYP_ACT_TILE ? m : HYP_ACT_TILE);                              \
         hyp_strips_mul_avx512(&strips, w, rows, k, act, m, out, ldo);                                                   \
         _tile_release();                                                                                                \
     }
