@@ -9,6 +9,14 @@ enum {
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+/* Not a zero of either sign; by its bits, because a process may take denormal floats for zeros, and places are carried as such. */
+static int holds(float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return (bits & 0x7fffffffu) != 0;
+}
+
 static size_t ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
 
 /* Rows of about `each` values that make a task. */
@@ -71,9 +79,9 @@ static void count_task(void *arg, size_t begin, size_t end, size_t worker)
         const float *row = x->data + (ptrdiff_t)r * x->row;
         int32_t n = 0;
         if (x->col == 1)
-            for (size_t c = 0; c < x->cols; ++c) n += row[c] != 0;
+            for (size_t c = 0; c < x->cols; ++c) n += holds(row[c]);
         else
-            for (size_t c = 0; c < x->cols; ++c) n += row[(ptrdiff_t)c * x->col] != 0;
+            for (size_t c = 0; c < x->cols; ++c) n += holds(row[(ptrdiff_t)c * x->col]);
         j->counts[r] = n;
     }
 }
@@ -101,7 +109,7 @@ static void fill_task(void *arg, size_t begin, size_t end, size_t worker)
                 const float v = row[(ptrdiff_t)i * x->col];
                 index[n] = (int32_t)i;
                 value[n] = v;
-                n += v != 0;
+                n += holds(v);
             }
             n = smaller(n, (size_t)j->indptr[r + 1] - p); /* the array may have changed since it was counted */
             memcpy(j->indices + p, index, n * sizeof *index);
@@ -325,7 +333,7 @@ static void from_blocks_task(void *arg, size_t begin, size_t end, size_t worker)
             const float *values = a->values + (p * a->height + i) * a->width;
             const size_t col = (size_t)a->indices[p] * a->width;
             for (size_t k = 0; k < smaller(a->width, a->cols - col); ++k) {
-                if (values[k] == 0) continue;
+                if (!holds(values[k])) continue;
                 if (j->indptr) {
                     j->indices[n] = (int32_t)(col + k);
                     j->values[n] = values[k];
