@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperion import InvalidArgumentError, Tokenizer
-from hyperion._kernels.pieces import MOST_BYTES, NEVER, Pieces, work_bytes
+from hyperion import InvalidArgumentError, MemoryBudgetError, Tokenizer
+from hyperion._kernels.pieces import Pieces, work_bytes
+from hyperion.memory import MemoryBudget
 from hyperion.tokenizer import pieces as slicing
 from tokenizer_data import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, gguf_metadata, small_spm
 
@@ -110,4 +114,36 @@ def test_tables_are_checked():
     for options in ({"unknown": 2}, {"unknown": -1}, {"byte_pieces": np.zeros(255, np.uint32)}, {"byte_pieces": np.full(256, 2, np.uint32)}):
         with pytest.raises(InvalidArgumentError):
             Pieces(b"abb", starts, ranks, **options)
-    assert work_bytes(10) > 100 and NEVER == 2**32 - 1 and MOST_BYTES == 2**31 - 1
+    for n in (1, 10, 1000):  # three pairs at most for every symbol, and its id
+        assert work_bytes(n) == n * (6 * 4 + 3 * 5 * 4 + 4)
+    with pytest.raises(TypeError):
+        Pieces.__new__(Pieces)
+
+
+def test_a_large_work_space_is_in_the_ledger(monkeypatch):
+    tokenizer = Tokenizer.from_metadata(small_spm())
+    short, long = "a" * 1000, "a" * 100_000  # without a space there is nowhere to cut
+    monkeypatch.setattr(slicing, "process_budget", lambda: MemoryBudget(1 << 20, name="test"))
+    assert tokenizer.encode(short)
+    with pytest.raises(MemoryBudgetError):
+        tokenizer.encode(long)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a timer's signal")
+def test_a_signal_ends_the_encoding_of_a_long_text():
+    class Rung(Exception):
+        pass
+
+    def ring(*_):
+        raise Rung
+
+    tokenizer = Tokenizer.from_metadata(small_spm())
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Rung):
+            while True:
+                tokenizer.encode("ab" * 500_000)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,5 +1,5 @@
 import numpy as np
-from typing_extensions import disjoint_base
+from typing_extensions import Self, disjoint_base
 
 NEVER: int
 MOST_BYTES: int
@@ -10,15 +10,15 @@ def work_bytes(nbytes: int) -> int: ...
 
 @disjoint_base
 class Pieces:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         text: bytes,
         starts: np.ndarray,
         ranks: np.ndarray,
         byte_pieces: np.ndarray | None = None,
         unknown: int | None = None,
         words: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def repeated(self) -> tuple[int, int] | None: ...
     def __len__(self) -> int: ...

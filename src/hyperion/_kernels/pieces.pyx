@@ -8,11 +8,14 @@ import os
 
 import numpy as np
 
+from hyperion._kernels.threads cimport check_signals, check_status
+
 from hyperion.errors import HyperionMemoryError, InvalidArgumentError
 
 cdef extern from "pieces/pieces.h" nogil:
     enum:
         HYP_OK
+        HYP_CANCELLED
     const uint32_t HYP_NO_PIECE
     ctypedef struct hyp_pieces:
         const uint8_t *text
@@ -29,7 +32,8 @@ cdef extern from "pieces/pieces.h" nogil:
     uint32_t hyp_pieces_index(hyp_pieces *p)
     uint32_t hyp_pieces_find(const hyp_pieces *p, const uint8_t *text, size_t n)
     size_t hyp_pieces_work(size_t n)
-    int hyp_pieces_encode(const hyp_pieces *p, const uint8_t *text, size_t n, void *work, uint32_t *ids, size_t *count)
+    int hyp_pieces_encode(const hyp_pieces *p, const uint8_t *text, size_t n,
+                          int (*poll)(void *) noexcept, void *work, uint32_t *ids, size_t *count)
 
 NEVER = HYP_NO_PIECE
 MOST_BYTES = (1 << 31) - 1
@@ -70,8 +74,8 @@ cdef class Pieces:
     cdef const uint32_t[::1] starts, ranks, byte_pieces
     cdef uint32_t[::1] slots
 
-    def __init__(self, bytes text not None, const uint32_t[::1] starts not None, const uint32_t[::1] ranks not None,
-                 const uint32_t[::1] byte_pieces=None, unknown=None, bint words=False):
+    def __cinit__(self, bytes text not None, const uint32_t[::1] starts not None, const uint32_t[::1] ranks not None,
+                  const uint32_t[::1] byte_pieces=None, unknown=None, bint words=False):
         cdef Py_ssize_t i, n = ranks.shape[0]
         if n < 1 or n >= 1 << 30 or starts.shape[0] != n + 1 or starts[0] != 0 or starts[n] != PyBytes_GET_SIZE(text):
             raise InvalidArgumentError(f"{n} ranks, {starts.shape[0]} starts and {len(text)} bytes are no vocabulary")
@@ -151,8 +155,10 @@ cdef class Pieces:
         if work == NULL:
             raise HyperionMemoryError(f"no memory to encode a text of {n} bytes")
         with nogil:
-            status = hyp_pieces_encode(&self.c, data, n, work, &ids[0], &count)
+            status = hyp_pieces_encode(&self.c, data, n, check_signals, work, &ids[0], &count)
         free(work)
+        if status == HYP_CANCELLED:
+            check_status(status, "encoding a text")
         if status != HYP_OK:
             raise InvalidArgumentError("the text has a character that the vocabulary cannot express")
         return result[:count]

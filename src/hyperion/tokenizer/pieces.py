@@ -1,17 +1,19 @@
-"""SentencePiece vocabularies on Hyperion's own tables: a thirtieth of what the library's would take.
+"""SentencePiece vocabularies on Hyperion's own tables, which are small beside those of the library.
 
-A text is first cut at the special tokens in it. Each stretch between two of them is normalized and merged by itself, in
-slices: where no token has a space after another character, no merge crosses the start of a run of spaces, so a long text
-needs work space for a slice or its longest word only.
+A text is first cut at the special tokens in it. Each stretch between two of them is normalized and merged by itself. Where no
+token has a space after another character, no merge crosses the start of a run of spaces: such a stretch, if it has no normalizer,
+goes in slices, and needs work space for a slice or its longest word only. A large work space counts in the process's ledger.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .._kernels.pieces import Pieces
+from .._kernels.pieces import Pieces, work_bytes
+from ..memory import process_budget
 from .codec import PieceCodec
 from .sentencepiece import SPACE
 
@@ -19,6 +21,9 @@ __all__ = ["SpecialTokens", "TableCodec"]
 
 SLICE = 1 << 13
 """Characters that are normalized and merged at a time."""
+
+LEDGER_FROM = 1 << 20
+"""Work space of fewer bytes belongs to what every process has."""
 
 # Unicode's White_Space, which is not quite what str.isspace() tells.
 _WHITE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*")
@@ -86,12 +91,18 @@ class TableCodec(PieceCodec):
         if not text:
             return
         if self._normalizer is not None:
-            ids += self._pieces.encode(self._normalizer.normalize_str(text).encode()).tolist()
+            ids += self._encode(self._normalizer.normalize_str(text))
             return
         prefix = self._prefix
         for part in _slices(text) if self._pieces.words else (text,):
-            ids += self._pieces.encode((prefix + part.replace(" ", SPACE)).encode()).tolist()
+            ids += self._encode(prefix + part.replace(" ", SPACE))
             prefix = ""
+
+    def _encode(self, text: str) -> list[int]:
+        encoded = text.encode()
+        work = work_bytes(len(encoded))
+        with process_budget().reserve("encoding a text", work) if work >= LEDGER_FROM else contextlib.nullcontext():
+            return self._pieces.encode(encoded).tolist()
 
     def token(self, number: int) -> str | None:
         """Text of a token as the vocabulary writes it."""

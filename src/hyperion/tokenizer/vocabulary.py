@@ -2,7 +2,7 @@
 
 A GGUF file describes its tokenizer by keys ``tokenizer.ggml.*``; a SentencePiece ``.model`` file says nearly the same in
 protobuf. Both become one :class:`Vocabulary`, from which :mod:`hyperion.tokenizer.bpe` or
-:mod:`hyperion.tokenizer.sentencepiece` builds an engine. Nothing here knows how a file is read: a mapping comes in.
+:mod:`hyperion.tokenizer.tables` builds an engine. Nothing here knows how a file is read: a mapping comes in.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ typedef struct {
     uint32_t rank, left, both, first, piece;
 } pair;
 
+enum { STEPS = 1 << 16 }; /* from one poll to the next */
 enum { PAIRS_PER_SYMBOL = 3 }; /* each neighbourhood once, and two new ones for every merge */
 
 typedef struct {
@@ -70,7 +71,14 @@ typedef struct {
     symbol *symbols;
     pair *heap;
     size_t n, pairs;
+    int (*poll)(void *);
+    size_t *steps; /* of all words */
 } word;
+
+static int cancelled(word *w)
+{
+    return ++*w->steps % STEPS == 0 && w->poll(NULL);
+}
 
 size_t hyp_pieces_work(size_t n)
 {
@@ -133,6 +141,7 @@ static int split(word *w, size_t n)
     const hyp_pieces *p = w->p;
     int unknown = 0;
     for (size_t at = 0, bytes; at < n; at += bytes) {
+        if (cancelled(w)) return HYP_CANCELLED;
         bytes = character(w->text[at]);
         if (bytes > n - at) bytes = n - at;
         const uint32_t piece = hyp_pieces_find(p, w->text + at, bytes);
@@ -154,10 +163,14 @@ static int split(word *w, size_t n)
     return HYP_OK;
 }
 
-static void merge(word *w)
+static int merge(word *w)
 {
-    for (uint32_t i = 0; i + 1 < w->n; i++) meet(w, i);
+    for (uint32_t i = 0; i + 1 < w->n; i++) {
+        if (cancelled(w)) return HYP_CANCELLED;
+        meet(w, i);
+    }
     while (w->pairs) {
+        if (cancelled(w)) return HYP_CANCELLED;
         const pair top = pop(w);
         symbol *left = &w->symbols[top.first];
         if (left->bytes != top.left || left->next == HYP_NO_PIECE) continue;
@@ -171,6 +184,7 @@ static void merge(word *w)
         if (left->previous != HYP_NO_PIECE) meet(w, left->previous);
         meet(w, top.first);
     }
+    return HYP_OK;
 }
 
 static int starts_word(const uint8_t *text, size_t at, size_t n)
@@ -180,17 +194,18 @@ static int starts_word(const uint8_t *text, size_t at, size_t n)
     return at < sizeof space || memcmp(text + at - sizeof space, space, sizeof space) != 0;
 }
 
-int hyp_pieces_encode(const hyp_pieces *p, const uint8_t *text, size_t n, void *work, uint32_t *ids, size_t *count)
+int hyp_pieces_encode(const hyp_pieces *p, const uint8_t *text, size_t n, int (*poll)(void *), void *work, uint32_t *ids, size_t *count)
 {
+    size_t steps = 0;
     *count = 0;
     for (size_t at = 0, end; at < n; at = end) {
         end = p->words ? at + 1 : n;
         while (end < n && !starts_word(text, end, n)) end++;
         symbol *symbols = work;
-        word w = {p, text + at, symbols, (pair *)(symbols + (end - at)), 0, 0};
-        const int status = split(&w, end - at);
+        word w = {p, text + at, symbols, (pair *)(symbols + (end - at)), 0, 0, poll, &steps};
+        int status = split(&w, end - at);
+        if (status == HYP_OK) status = merge(&w);
         if (status != HYP_OK) return status;
-        merge(&w);
         for (uint32_t i = 0; w.n && i != HYP_NO_PIECE; i = symbols[i].next) ids[(*count)++] = symbols[i].piece;
     }
     return HYP_OK;

@@ -32,7 +32,8 @@ uint32_t hyp_pieces_find(const hyp_pieces *p, const uint8_t *text, size_t n);
 /* Bytes of work space for a text of n bytes without a space in it; only what is used is touched. */
 size_t hyp_pieces_work(size_t n);
 
-/* Encode n < 2^31 bytes of UTF-8 to at most n ids. HYP_ERROR_ARGUMENT: a character is no token and nothing stands for it. */
-int hyp_pieces_encode(const hyp_pieces *p, const uint8_t *text, size_t n, void *work, uint32_t *ids, size_t *count);
+/* Encode n < 2^31 bytes of UTF-8 to at most n ids. poll is asked every few milliseconds; nonzero ends it with HYP_CANCELLED.
+ * HYP_ERROR_ARGUMENT: a character is no token and nothing stands for it. */
+int hyp_pieces_encode(const hyp_pieces *p, const uint8_t *text, size_t n, int (*poll)(void *), void *work, uint32_t *ids, size_t *count);
 
 #endif
