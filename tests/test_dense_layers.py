@@ -243,7 +243,7 @@ def test_bad_norms_are_named():
     for args, options, text in [
         ((x, w[:7]), {}, "weight must have one value"), ((x, w, w[:7]), {}, "bias must have one value"),
         ((x, w.astype(np.float64)), {}, "weight must be a float32"), ((x[:, :0],), {}, "no values"), ((x[0, 0],), {}, "no values"),
-        ((x,), {"eps": -1.0}, "eps must be"), ((x,), {"eps": "1"}, "eps must be"), ((x,), {"out": x[:2]}, "out must be"),
+        ((x,), {"eps": -1.0}, "eps must be"), ((x,), {"eps": 10**400}, "eps must be"), ((x,), {"eps": "1"}, "eps must be"), ((x,), {"out": x[:2]}, "out must be"),
         ((shared[:8], w, None, shared[1:9]), {}, "overlaps x"), ((x[0], w, None, w), {}, "overlaps weight"),
         ((x[0], w, shared[:8], shared[4:12]), {}, "overlaps bias"),
     ]:  # fmt: skip
@@ -284,3 +284,10 @@ def test_the_benchmark_measures_every_piece_of_work():
     todo = {**dense_benchmark.products(16, 1), "relu": dense_benchmark.activations(1)["relu"]["hyperion"]}
     seconds = dense_benchmark.measure(todo, 2, 0.0)
     assert seconds.keys() == todo.keys() and all(len(times) == 2 and min(times) > 0 for times in seconds.values())
+
+
+@pytest.mark.parametrize("scale", [1e300, 10**400, float("nan"), True, "1"])
+def test_attention_refuses_scales_that_float32_does_not_hold(scale):
+    q = np.ones((2, 3, 8), np.float32)
+    with pytest.raises(hyperion.InvalidArgumentError, match="scale must be"):
+        hyperion.scaled_dot_product_attention(q, q, q, scale=scale)

@@ -77,8 +77,10 @@ def scaled_dot_product_attention(
     _check_shapes(query, key, value, causal)
     if kv_type not in kernels.KV_TYPES:
         raise InvalidArgumentError(f"kv_type must be one of {', '.join(kernels.KV_TYPES)}, not {kv_type!r}")
-    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale)):
-        raise InvalidArgumentError(f"scale must be a finite number, not {scale!r}")
+    if scale is not None and (
+        isinstance(scale, bool) or not isinstance(scale, (int, float)) or not abs(scale) <= float(np.finfo(np.float32).max)
+    ):
+        raise InvalidArgumentError(f"scale must be a number that float32 holds, not {scale!r}")
     result = arrays.output(out, query.shape)
     for name, array in (("q", query), ("k", key), ("v", value)):
         arrays.apart(result, name, array)

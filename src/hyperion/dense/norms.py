@@ -22,7 +22,6 @@ and raise InvalidArgumentError for other dtypes or shapes, an `out` that is read
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -90,8 +89,8 @@ def layer_norm(
 
 
 def _epsilon(eps: Any) -> float:
-    if isinstance(eps, bool) or not isinstance(eps, (int, float, np.floating)) or not 0 <= eps < math.inf:
-        raise InvalidArgumentError(f"eps must be a finite number of at least 0, not {eps!r}")
+    if isinstance(eps, bool) or not isinstance(eps, (int, float, np.floating)) or not 0 <= eps <= float(np.finfo(np.float32).max):
+        raise InvalidArgumentError(f"eps must be a number of at least 0 that float32 holds, not {eps!r}")
     return float(eps)
 
 
