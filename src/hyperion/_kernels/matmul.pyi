@@ -7,6 +7,7 @@ from hyperion._kernels.quant import TYPES as TYPES
 from hyperion._kernels.quant import PackedMatrix
 from hyperion._kernels.threads import Team
 
+def activation_bytes(packed: PackedMatrix, m: int) -> int: ...
 def linear(
     packed: PackedMatrix,
     x: NDArray[np.float32],

@@ -67,6 +67,11 @@ def linear(PackedMatrix packed not None, x, level=None, Team team=None, out=None
     return linear_many((packed,), x, level, team, None if out is None else (out,))[0]
 
 
+def activation_bytes(PackedMatrix packed, size_t m):
+    """Bytes that m rows of x take while they are multiplied with such a matrix."""
+    return hyp_act_bytes(hyp_act_is_float(packed.weight.type), m, packed.weight.cols)
+
+
 def linear_many(packed, x, level=None, Team team=None, out=None):
     cdef hyp_product products[16]
     cdef PackedMatrix first, weight

@@ -12,6 +12,7 @@ from hyperion import cpu
 from hyperion._kernels import matmul, quant
 from hyperion._kernels.quant import BlockType, PackedMatrix
 from hyperion.errors import InvalidArgumentError, UnsupportedError
+from hyperion.memory import process_budget
 from hyperion.tensor import Tensor
 
 from . import arrays, blocks, integer
@@ -224,7 +225,7 @@ class QuantizedTensor:
 
         The first product packs the blocks into panels, which hold the weights from then on: until something else asks for the
         blocks (`codes`, `scales`, `minima`, `dequantize`, an ``out=``), they are not in memory twice but for the moment of packing.
-        x is quantized to 8 bits by blocks of 32 unless the format is a float one.
+        x is quantized to 8 bits by blocks of 32 (of 128 for K types) unless the format is a float one.
         """
         panels = self._multiplied()
         try:
@@ -238,7 +239,8 @@ class QuantizedTensor:
             _check_out(out, shape, np.dtype(np.float32), contiguous=False)
         matrix = np.ascontiguousarray(rows.reshape(-1, self.shape[1]))
         target = None if out is None else out.reshape(-1, self.shape[0]) if out.ndim == 2 else out[np.newaxis]
-        product = matmul.linear(panels, matrix, simd, cpu.shared_team(threads), target)
+        with process_budget().reserve("packed activations", matmul.activation_bytes(panels, len(matrix))):
+            product = matmul.linear(panels, matrix, simd, cpu.shared_team(threads), target)
         return out if out is not None else product.reshape(shape)
 
     def __matmul__(self, x: ArrayLike) -> NDArray[np.float32]:
