@@ -85,6 +85,12 @@ HYP_INLINE size_t hyp_block_bytes(int type)
     }
 }
 
+/* K types whose value is d*sc*q - dmin*m. */
+HYP_INLINE int hyp_has_mins(int type)
+{
+    return type != HYP_Q3_K && type != HYP_Q6_K;
+}
+
 /* Bytes of one row in the source format; cols must be a multiple of the block. */
 HYP_INLINE size_t hyp_row_bytes(int type, size_t cols)
 {

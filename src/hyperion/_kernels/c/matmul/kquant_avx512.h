@@ -17,11 +17,6 @@ enum {
     HYP_Q6_ZERO = 32
 };
 
-HYP_INLINE int hyp_has_mins(int type)
-{
-    return type != HYP_Q3_K && type != HYP_Q6_K;
-}
-
 /* Where the codes' low bits start in a record, and their high bits (0 where there are none). */
 HYP_INLINE size_t hyp_k_low(int type)
 {

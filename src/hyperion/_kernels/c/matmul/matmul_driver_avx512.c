@@ -73,9 +73,9 @@ void hyp_strips_mul_avx512(const hyp_strips *s, const uint8_t *w, size_t rows, s
     const int is_float = hyp_act_is_float(s->type);
     const size_t step = is_float ? 1 : HYP_BLOCK, all = (m + HYP_ACT_TILE - 1) / HYP_ACT_TILE;
     job j = {.strips = s, .ldo = ldo, .step = step, .most = is_float ? HYP_STRIP_K : HYP_STRIP_BLOCKS};
-    if (!is_float && (all == 1 || s->passes > 1)) j.most /= 2; /* bound by memory: read it in smaller steps; or more for L1 */
     j.len = hyp_block_len(s->type);
     if (j.len == HYP_SUPER) j.most = HYP_STRIP_RECORDS * HYP_SUPER / HYP_BLOCK;
+    else if (!is_float && (all == 1 || s->passes > 1)) j.most /= 2; /* bound by memory: read it in smaller steps; or more for L1 */
     j.record = HYP_PANEL * hyp_block_bytes(s->type);
     j.act_record = hyp_act_group_bytes(is_float, HYP_ACT_TILE, step);
     j.group_bytes = hyp_act_group_bytes(is_float, HYP_ACT_TILE, k);

@@ -1,6 +1,6 @@
 /* Packed weights times packed activations in portable C: the twin of every vector kernel, and what arm64 runs.
  *
- * One template serves every block type. A block of 32 K of a panel is unpacked once, to int16 in the panel's own order
+ * One template serves the types of 32 (K types are in matmul_kquant_generic.c). A block of 32 K of a panel is unpacked once, to int16 in the panel's own order
  * (8 vectors of 16 rows x 4 K), and multiplied with each token of a group of 16; loops run over 64 neighbouring lanes, so
  * that any compiler's vectoriser finds them. The arithmetic is panel.h's, one accumulator a row and token, for a single
  * token and for many alike. */
@@ -18,7 +18,7 @@ typedef enum {
     WITH_MIN /* d * sum + m * sum of activations */
 } kind;
 
-/* ---- Loaders: `record` runs once a record, `load` once for each block b of 32 K in it ------------------------------ */
+/* ---- Loaders of a record: `record` its factors, `load` its codes ----------------------------------------------------- */
 
 HYP_INLINE void load_nibbles(const uint8_t *HYP_RESTRICT q, int zero, block *HYP_RESTRICT b)
 {
@@ -50,41 +50,35 @@ HYP_INLINE void record_d_m(const uint8_t *rec, block *b)
     load_halves(rec + 32, b->m);
 }
 
-HYP_INLINE void load_q4_0(const uint8_t *rec, size_t i, block *b)
+HYP_INLINE void load_q4_0(const uint8_t *rec, block *b)
 {
-    (void)i;
     load_nibbles(rec + 32, 8, b);
 }
 
-HYP_INLINE void load_q4_1(const uint8_t *rec, size_t i, block *b)
+HYP_INLINE void load_q4_1(const uint8_t *rec, block *b)
 {
-    (void)i;
     load_nibbles(rec + 64, 0, b);
 }
 
-HYP_INLINE void load_q5_0(const uint8_t *rec, size_t i, block *b)
+HYP_INLINE void load_q5_0(const uint8_t *rec, block *b)
 {
-    (void)i;
     load_five(rec + 96, rec + 32, 16, b);
 }
 
-HYP_INLINE void load_q5_1(const uint8_t *rec, size_t i, block *b)
+HYP_INLINE void load_q5_1(const uint8_t *rec, block *b)
 {
-    (void)i;
     load_five(rec + 128, rec + 64, 0, b);
 }
 
-HYP_INLINE void load_q8_0(const uint8_t *HYP_RESTRICT rec, size_t i, block *HYP_RESTRICT b)
+HYP_INLINE void load_q8_0(const uint8_t *HYP_RESTRICT rec, block *HYP_RESTRICT b)
 {
-    (void)i;
     for (int v = 0; v < 8; ++v)
         for (int n = 0; n < LANES; ++n) b->w[v][n] = (int16_t)(rec[32 + v * LANES + n] - 128);
 }
 
-HYP_INLINE void load_iq4_nl(const uint8_t *HYP_RESTRICT rec, size_t i, block *HYP_RESTRICT b)
+HYP_INLINE void load_iq4_nl(const uint8_t *HYP_RESTRICT rec, block *HYP_RESTRICT b)
 {
     static const int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-    (void)i;
     for (int v = 0; v < 4; ++v)
         for (int n = 0; n < LANES; ++n) {
             b->w[v][n] = values[rec[32 + v * LANES + n] & 15];
@@ -107,20 +101,20 @@ HYP_INLINE void add_block(kind k, const block *b, const int8_t *a, float da, int
 }
 
 typedef void (*record_fn)(const uint8_t *rec, block *b);
-typedef void (*load_fn)(const uint8_t *rec, size_t i, block *b);
+typedef void (*load_fn)(const uint8_t *rec, block *b);
 
 /* One panel and one group of `tokens` <= tile tokens; `sparse`: the panel, where its records are not all blocks of K. */
 HYP_INLINE void mul_group(int type, kind kd, record_fn record, load_fn load, const uint8_t *w, const hyp_sparse_panel *sparse,
                           size_t rows, size_t k, const uint8_t *act, size_t tile, size_t tokens, float *out, size_t ldo)
 {
-    const size_t per_record = hyp_block_len(type) / HYP_BLOCK, record_bytes = HYP_PANEL * hyp_block_bytes(type);
+    const size_t record_bytes = HYP_PANEL * hyp_block_bytes(type);
     const size_t act_bytes = hyp_act_group_bytes(0, tile, HYP_BLOCK), blocks = k / HYP_BLOCK;
     float acc[HYP_ACT_TILE][HYP_PANEL] = {{0}};
     block b;
     for (size_t i = 0; i < (sparse ? sparse->n : blocks); ++i) {
-        const uint8_t *rec = w + i / per_record * record_bytes;
-        if (i % per_record == 0) record(rec, &b);
-        load(rec, i % per_record, &b);
+        const uint8_t *rec = w + i * record_bytes;
+        record(rec, &b);
+        load(rec, &b);
         const uint8_t *a = act + (sparse ? hyp_sparse_block(sparse, i, blocks) : i) * act_bytes;
         const float *d = (const float *)(a + tile * HYP_BLOCK);
         const int32_t *s = (const int32_t *)(a + tile * (HYP_BLOCK + 4));

@@ -3,11 +3,13 @@
  * tokens_pair_avx512.h. (K types are in matmul_kstrip_avx512.c.) */
 #include "matmul/tokens_pair_avx512.h"
 
+enum { ONE_PANEL_TOKENS = 8 }; /* up to which one panel at a time is faster: they are bound by the unpacking */
+
 /* `type`: one of the types of a shape and zero point, as a constant. */
 HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_block *from, size_t n, const uint8_t *act,
                             const hyp_token_values *values, hyp_strip_sums *sums, const hyp_ahead *ahead, size_t panel)
 {
-    __m512 acc[HYP_ACT_TILE];
+    __m512 acc[ONE_PANEL_TOKENS];
     HYP_UNROLL
     for (int t = 0; t < tokens; t++) acc[t] = _mm512_load_ps(sums->at[t]);
     for (size_t i = 0; i < n; i++, from++, act += HYP_ACT_RECORD) {
@@ -55,22 +57,20 @@ HYP_INLINE void panels_times(int type, int panels, const hyp_strip *strip, size_
     }
 }
 
-/* Four sizes: a token that does not exist costs as much as one that does. */
+/* Two sizes: a token that does not exist costs as much as one that does. */
 HYP_INLINE void strip_times(int type, const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens,
                             hyp_strip_sums *sums, const hyp_ahead *ahead)
 {
     hyp_token_values values[HYP_STRIP_BLOCKS];
     for (size_t i = 0; i < n; i++) hyp_token_values_avx512(type, act + i * HYP_ACT_RECORD, &values[i]);
-    if (hyp_strip_passes_avx512(type) > 1 && tokens > 8) { /* fewer are bound by the unpacking: no second pass */
+    if (tokens > ONE_PANEL_TOKENS) {
         if (panels == 2) panels_times(type, 2, strip, n, act, tokens, values, sums, ahead);
         else panels_times(type, 1, strip, n, act, tokens, values, sums, ahead);
         return;
     }
     for (size_t p = 0; p < panels; p++, strip++, sums += HYP_STRIP_GROUPS) {
         if (tokens <= 4) panel_times(type, 4, strip->block, n, act, values, sums, ahead, p);
-        else if (tokens <= 8) panel_times(type, 8, strip->block, n, act, values, sums, ahead, p);
-        else if (tokens <= 12) panel_times(type, 12, strip->block, n, act, values, sums, ahead, p);
-        else panel_times(type, 16, strip->block, n, act, values, sums, ahead, p);
+        else panel_times(type, ONE_PANEL_TOKENS, strip->block, n, act, values, sums, ahead, p);
     }
 }
 

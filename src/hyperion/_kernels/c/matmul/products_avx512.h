@@ -20,9 +20,9 @@
     X(q6_k, HYP_Q6_K)
 #define HYP_BLOCK_TYPES_AVX512(X) HYP_TYPES_OF_32_AVX512(X) HYP_TYPES_OF_256_AVX512(X)
 
-/* One token. `ahead`: prefetch by software too. */
+/* One token. `intel`: two panels at a time, and the prefetch that suits its cores. */
 #define HYP_GEMV_AVX512(name, type)                                                                                     \
-    void hyp_gemv_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, float *out, int ahead);
+    void hyp_gemv_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, float *out, int intel);
 HYP_BLOCK_TYPES_AVX512(HYP_GEMV_AVX512)
 
 /* Two to HYP_FEW_TOKENS tokens: one group. */

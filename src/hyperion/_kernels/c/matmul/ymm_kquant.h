@@ -71,7 +71,7 @@ HYP_INLINE void ymm_k_terms(int type, int g, __m256i half, __m256i pair, const h
 HYP_INLINE __m256 ymm_k_finish(int type, const uint8_t *rec, int half, __m256 da, const hyp_ymm_k_sum *s, __m256 acc)
 {
     acc = _mm256_fmadd_ps(_mm256_mul_ps(ymm_load_half(rec + 16 * half), da), _mm256_cvtepi32_ps(s->sum), acc);
-    if (!ymm_has_mins(type)) return acc;
+    if (!hyp_has_mins(type)) return acc;
     return _mm256_fnmadd_ps(_mm256_mul_ps(ymm_load_half(rec + 32 + 16 * half), da), _mm256_cvtepi32_ps(s->mins), acc);
 }
 

@@ -59,11 +59,6 @@ HYP_INLINE __m256i ymm_k_vector(int type, const uint8_t *rec, int base, int phas
     }
 }
 
-HYP_INLINE int ymm_has_mins(int type)
-{
-    return type != HYP_Q3_K && type != HYP_Q6_K;
-}
-
 /* Types whose groups have two scales. */
 HYP_INLINE int ymm_halved(int type)
 {
