@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from hyperion.cli.common import as_json, emit, emit_json, engine_options, measured, note, progress_bar, read_text
+from hyperion.cli.common import (
+    as_json,
+    emit,
+    emit_json,
+    engine_options,
+    measured,
+    note,
+    progress_bar,
+    read_text,
+)
 
 
 @click.command("quantize")

@@ -17,7 +17,7 @@ class Sampler:
     """Draws tokens as a :class:`GenerationConfig` says.
 
     The order is: repetition, frequency and presence penalties, logit processors, temperature, top_k, top_p, min_p.
-    Arithmetic is float64 and the generator PCG64, so a seed and the same logits give the same tokens everywhere.
+    Arithmetic is float64 and the generator Python's (Mersenne Twister), so a seed and the same logits give the same tokens everywhere.
     """
 
     def __init__(self, config: GenerationConfig) -> None:

@@ -28,7 +28,8 @@ from .timeline import draw_timeline
 __all__ = ["MemoryTracker", "enable_memory_tracking", "generate_memory_report", "get_memory_stats"]
 
 _TEXT = (".txt", ".log", ".md", "")
-MOST_BUDGETS = 64  # whose limits a tracker keeps
+MOST_BUDGETS = 64
+"""Budgets whose limits a tracker keeps, and so a report shows: those that came first."""
 
 
 class MemoryTracker:

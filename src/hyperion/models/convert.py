@@ -245,7 +245,7 @@ class ConversionJob:
         self.replaced: dict[str, str] = {}
         self.source = Source(container)
         config, infos = describe_model(container)
-        self.metadata, extra = new_metadata(container, config, infos)
+        self.metadata, extra = new_metadata(container, config)
         values = {key: typed.value for key, typed in self.metadata.items()}
         self.config = config_from_metadata(values, [*infos, *extra])
         check_same(config, self.config)

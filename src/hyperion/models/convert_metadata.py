@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hyperion.errors import UnsupportedError
-from hyperion.formats import Container, TensorInfo
+from hyperion.formats import Container
 from hyperion.formats.gguf import Metadata
 from hyperion.formats.writing import Typed
 from hyperion.models.config import ModelConfig, rope_frequencies
@@ -30,9 +30,7 @@ DROPPED = ("hyperion.", "split.")
 REPLACED = ("general.alignment", "general.file_type", "general.quantization_version")
 
 
-def new_metadata(
-    container: Container, config: ModelConfig, infos: Mapping[str, TensorInfo]
-) -> tuple[dict[str, Typed], dict[str, np.ndarray]]:
+def new_metadata(container: Container, config: ModelConfig) -> tuple[dict[str, Typed], dict[str, np.ndarray]]:
     """Keys of the new file, and tensors that the source says in another way."""
     source = container.metadata
     if isinstance(source, Metadata):
