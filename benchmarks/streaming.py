@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cgroup, machine, report
+from benchmarks import cgroup, machine, report, streaming_plot
 from benchmarks.compare import default_folder
 from benchmarks.synthetic import SHAPES, cached_model
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadline", type=float, default=120.0, help="seconds for a llama.cpp run")
     parser.add_argument("--llama-python", help="interpreter that has llama-cpp-python")
     parser.add_argument("--models", type=Path, default=default_folder())
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="folder for streaming.md, streaming.json and streaming.png")
 
 
 def merge(output: str) -> dict[str, Any]:
@@ -179,6 +179,8 @@ def run(args: argparse.Namespace) -> int:
             f"{served['batch'] / served['single']:.1f} x the tokens/s of one sequence; on a text that repeats itself prompt lookup "
             f"evaluates {served['lookup_tokens_per_pass']:.1f} tokens a pass.\n"
         )
-    data = {"machine": facts, "budgets": rows, "beside": beside, "served": served}
+    data = {"machine": facts, "model": bench.model.name, "file_bytes": size, "budgets": rows, "beside": beside, "served": served}
     report.write("streaming", text, data, args.out)
+    if args.out:
+        streaming_plot.draw(data, args.out / "streaming.png")
     return 0
