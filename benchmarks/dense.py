@@ -1,132 +1,107 @@
-"""Dense products, activations, norms and attention beside NumPy and torch, and what a model's kernel settings do.
+"""Dense products, activations, norms, convolutions and attention beside NumPy and torch, and a model's kernel settings.
 
-Each round runs everything once, short work again and again for two milliseconds, so that threads are awake; ratios are medians of
-the ratios within a round. Between two pieces of work with several threads there is a pause: OpenBLAS's threads go on spinning for a
-while after a product and would take the next one's cores.
+Each library has a process of its own; rounds interleave them, with one at work at a time. Short work is repeated for some
+milliseconds. Ratios are medians of the ratios within a round.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.util
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import machine, report
+from benchmarks.peers.worker import Worker
+from benchmarks.sparse import BLAS_SLEEPS, BLAS_THREADS
 
-PAUSE = 0.1
-LEAST = 2e-3
+LIBRARIES = ("hyperion", "numpy", "torch")
+PARTS = ("products", "activations", "norms", "convolutions", "attention", "settings")
+PAUSE = 0.02  # seconds after which no peer's threads spin any more
 SETTINGS_ROUNDS = 3
 PROMPT = "prompt of 256 tokens"
+Case = dict[str, Any]
 Work = dict[str, Callable[[], object]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this command."""
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256, 512, 1024, 2048], help="of square products")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512, 1024, 2048], help="of square products")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--model", help="default: the model in the package")
     parser.add_argument("--out", type=Path, help="folder for dense.md and dense.json")
 
 
-@contextlib.contextmanager
-def peers_limited(threads: int) -> Iterator[None]:
-    """NumPy's and torch's threads."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(threads):
-        if importlib.util.find_spec("torch"):
-            import torch
-
-            torch.set_num_threads(threads)
-        yield
+# ---- What is measured --------------------------------------------------------------------------------------
 
 
-def products(size: int, threads: int) -> Work:
-    """One square product by NumPy, by default settings, and by others."""
-    from hyperion import CacheConfig, matmul
-
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((size, size), dtype=np.float32) for _ in range(2))
-    out = np.empty_like(a)
-    settings = {
-        "hyperion": CacheConfig(),
-        "hyperion, block_size 256": CacheConfig(block_size=256),
-        "hyperion, no prefetch": CacheConfig(enable_prefetch=False),
-    }
-    todo: Work = {"NumPy": lambda: np.matmul(a, b, out=out)}
-    for name, config in settings.items():
-        todo[name] = lambda config=config: matmul(a, b, out, cache=config, threads=threads)
-    return todo
+def case(what: str, kind: str, work: float, shapes: list[tuple[int, ...]], tolerance: float = 1e-4, **arguments: Any) -> Case:
+    """One row: `work` counts operations or values; results differ by at most `tolerance` of the greatest."""
+    return {"what": what, "kind": kind, "work": work, "shapes": shapes, "tolerance": tolerance, "arguments": arguments}
 
 
-def activations(threads: int) -> dict[str, Work]:
-    """A million values (they stay in the caches) by each function and its peers."""
-    import hyperion
-
-    x = np.random.default_rng(1).standard_normal(1 << 20, dtype=np.float32)
-    out = np.empty_like(x)
-    numpy: Work = {"tanh": lambda: np.tanh(x, out=out), "relu": lambda: np.maximum(x, 0, out=out)}
-    todo: dict[str, Work] = {}
-    for name in ("relu", "silu", "gelu", "tanh", "sigmoid", "softmax"):
-        todo[name] = {"hyperion": lambda name=name: getattr(hyperion, name)(x, out, threads=threads)}
-        if name in numpy:
-            todo[name]["NumPy"] = numpy[name]
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        t = torch.from_numpy(x)
-        functions = torch.nn.functional
-        theirs: Work = {
-            "relu": lambda: torch.relu(t), "silu": lambda: functions.silu(t), "gelu": lambda: functions.gelu(t),
-            "tanh": lambda: torch.tanh(t), "sigmoid": lambda: torch.sigmoid(t), "softmax": lambda: torch.softmax(t, -1),
-        }  # fmt: skip
-        for name, work in theirs.items():
-            todo[name]["torch"] = work
-    return todo
+def products(sizes: list[int]) -> list[Case]:
+    """Square products, one with other settings, and shapes that are not square."""
+    shapes = [(n, n, n) for n in sizes]
+    shapes += [(1, 4096, 1024), (4096, 4096, 1), (8, 1024, 1024), (4096, 64, 64), (64, 4096, 64), (97, 131, 201)]
+    cases = [case(" × ".join(map(str, mkn)), "matmul", 2 * math.prod(mkn), [mkn[:2], mkn[1:]]) for mkn in shapes]
+    for name, settings in {"block_size 256": {"block_size": 256}, "no prefetch": {"enable_prefetch": False}}.items():
+        n = max(sizes)
+        cases.append(case(f"{n}³, {name}", "matmul", 2 * n**3, [(n, n), (n, n)], **settings))
+    return cases
 
 
-def norms(threads: int) -> dict[str, Work]:
+def activations() -> list[Case]:
+    """A million values, which stay in the caches."""
+    names = ("relu", "silu", "gelu", "tanh", "sigmoid", "softmax")
+    return [case(name, name, 1 << 20, [(1 << 20,)]) for name in names] + [
+        case("gelu, tanh form", "gelu", 1 << 20, [(1 << 20,)], approximate="tanh")
+    ]
+
+
+def norms() -> list[Case]:
     """512 rows of 2048 values."""
-    import hyperion
-
-    rng = np.random.default_rng(4)
-    x, weight, bias = (rng.standard_normal(shape, dtype=np.float32) for shape in ((512, 2048), 2048, 2048))
-    out = np.empty_like(x)
-    todo: dict[str, Work] = {
-        "rms_norm": {"hyperion": lambda: hyperion.rms_norm(x, weight, out, threads=threads)},
-        "layer_norm": {"hyperion": lambda: hyperion.layer_norm(x, weight, bias, out, threads=threads)},
-    }
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        t, w, b = map(torch.from_numpy, (x, weight, bias))
-        functions = torch.nn.functional
-        todo["rms_norm"]["torch"] = lambda: functions.rms_norm(t, (2048,), w, 1e-5)
-        todo["layer_norm"]["torch"] = lambda: functions.layer_norm(t, (2048,), w, b)
-    return todo
+    shapes = {"rms_norm": [(512, 2048), (2048,)], "layer_norm": [(512, 2048), (2048,), (2048,)]}
+    return [case(name, name, 1 << 20, of) for name, of in shapes.items()]
 
 
-def attention(threads: int) -> Work:
-    """Causal attention of 512 queries, 8 heads over 2 KV heads of 128 dims."""
-    from hyperion import scaled_dot_product_attention
+def convolutions() -> list[Case]:
+    """Whisper's first two layers, layers of ResNet and MobileNet."""
+    return [
+        case("conv1d 80→384 of 3000, k3", "conv1d", 2 * 384 * 3000 * 80 * 3, [(1, 80, 3000), (384, 80, 3)], padding=1),
+        case("conv1d 384→384 of 3000, k3 s2", "conv1d", 2 * 384 * 1500 * 384 * 3, [(1, 384, 3000), (384, 384, 3)], padding=1, stride=2),
+        case("conv2d 3→64 of 224², k7 s2", "conv2d", 2 * 64 * 112**2 * 3 * 49, [(1, 3, 224, 224), (64, 3, 7, 7)], padding=3, stride=2),
+        case("conv2d 64→64 of 56², k3", "conv2d", 2 * 64 * 56**2 * 64 * 9, [(1, 64, 56, 56), (64, 64, 3, 3)], padding=1),
+        case("conv2d 256→64 of 56², k1", "conv2d", 2 * 64 * 56**2 * 256, [(1, 256, 56, 56), (64, 256, 1, 1)]),
+        case("conv2d 144 of 56², k3 depthwise", "conv2d", 2 * 144 * 56**2 * 9, [(1, 144, 56, 56), (144, 1, 3, 3)], padding=1, groups=144),
+    ]  # fmt: skip
 
-    rng = np.random.default_rng(2)
-    q, k, v = (rng.standard_normal((heads, 512, 128), dtype=np.float32) for heads in (8, 2, 2))
-    todo: Work = {"hyperion": lambda: scaled_dot_product_attention(q, k, v, causal=True, threads=threads)}
-    if importlib.util.find_spec("torch"):
-        import torch
 
-        tensors = [torch.from_numpy(array)[None] for array in (q, k, v)]
-        attend = torch.nn.functional.scaled_dot_product_attention
-        todo["torch"] = lambda: attend(*tensors, is_causal=True, enable_gqa=True)
-    return todo
+def attention() -> list[Case]:
+    """8 heads over 2 KV heads of 128 dims: prompts, and one more token; torch's keys and values are float32."""
+    cases = []
+    for n in (512, 2048):
+        shapes = [(heads, n, 128) for heads in (8, 2, 2)]
+        cases.append(case(f"attention to {n}, causal", "attention", 4 * 128 * 8 * n * (n + 1) // 2, shapes, 3e-3))
+    for kv in ("f16", "q8_0", "q4_0"):
+        shapes = [(8, 1, 128), (2, 2048, 128), (2, 2048, 128)]
+        cases.append(case(f"decode at 2048, {kv}", "decode", 4 * 128 * 8 * 2048, shapes, kv_type=kv))
+    return cases
+
+
+def cases_of(args: argparse.Namespace) -> list[Case]:
+    """All rows that were asked for."""
+    makers = {"activations": activations, "norms": norms, "convolutions": convolutions, "attention": attention}
+    found = products(args.sizes) if "products" in args.parts else []
+    for name, make in makers.items():
+        found += make() if name in args.parts else []
+    return found
 
 
 def settings_of(model: Any) -> Work:
@@ -161,65 +136,107 @@ def settings_of(model: Any) -> Work:
     return todo
 
 
-def measure(todo: Work, rounds: int, pause: float) -> dict[str, list[float]]:
-    """Seconds of each piece of work, round by round; a first round warms up, and decides how often short work is repeated."""
-    seconds: dict[str, list[float]] = {name: [] for name in todo}
-    for turn in range(-1, rounds):
-        for name, work in todo.items():
-            time.sleep(pause)
-            times, end = [], 0.0
-            while not times or end - times[0] < LEAST:
-                times.append(time.perf_counter())
+# ---- Measuring ---------------------------------------------------------------------------------------------
+
+
+def compare_results(what: str, results: dict[str, list[float]], tolerance: float) -> None:
+    """Raise where a peer's results are not ours."""
+    ours = np.array(results["hyperion"])
+    for name, values in results.items():
+        if values and ours.size and not np.abs(ours - values).max() <= tolerance * np.abs(ours).max():
+            raise AssertionError(f"{what}: {name}'s results are others than Hyperion's")
+
+
+def measure(workers: dict[str, Worker], of: Case, threads: int, rounds: int) -> dict[str, Any]:
+    """Samples of one case; a library that lacks it is left out."""
+    results = {name: worker.ask("prepare", library=name, case=of, threads=threads) for name, worker in workers.items()}
+    present = {name: values for name, values in results.items() if values is not None}
+    compare_results(of["what"], present, of["tolerance"])
+    seconds: dict[str, list[float]] = {name: [] for name in present}
+    for turn in range(rounds):
+        shift = turn % len(present)
+        for name in [*present][shift:] + [*present][:shift]:
+            if threads > 1:
+                time.sleep(PAUSE)
+            seconds[name].append(workers[name].ask("sample"))
+    return {**of, "threads": threads, "seconds": seconds}
+
+
+def beside_peers(args: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
+    """All cases with a number of threads."""
+    environment = {**dict.fromkeys(BLAS_THREADS, str(threads)), **BLAS_SLEEPS}
+    workers = {name: Worker("benchmarks.peers.dense_worker", env=environment) for name in LIBRARIES}
+    try:
+        if machine.package_version("torch") is None:
+            workers.pop("torch").close()
+        return [measure(workers, of, threads, args.rounds) for of in cases_of(args)]
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def with_settings(args: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """Seconds of a prompt with each setting of a model's kernels; a first round warms up."""
+    from hyperion import load_model
+    from hyperion.cli.common import model_path
+
+    rounds = min(args.rounds, SETTINGS_ROUNDS)
+    with model_path(args.model) as path, load_model(path, threads=threads, context_length=512) as model:
+        todo = settings_of(model)
+        seconds: dict[str, list[float]] = {name: [] for name in todo}
+        for turn in range(-1, rounds):
+            for name, work in todo.items():
+                start = time.perf_counter()
                 work()
-                end = time.perf_counter()
-            times.append(end)
-            if turn >= 0:  # the first of several calls wakes threads
-                seconds[name].append((end - times[1]) / (len(times) - 2) if len(times) > 2 else end - times[0])
-    return seconds
+                if turn >= 0:
+                    seconds[name].append(time.perf_counter() - start)
+    return {"threads": threads, "seconds": seconds}
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
-    from hyperion import load_model
-    from hyperion.cli.common import model_path
-
-    groups: list[dict[str, Any]] = []
-
-    def group(what: str, todo: Work, work: int, *, threads: int, rounds: int, pause: float, base: str = "hyperion") -> None:
-        seconds = measure(todo, rounds, pause)
-        groups.append({"what": what, "threads": threads, "base": base, "work": work, "seconds": seconds})
-
+    results: list[dict[str, Any]] = []
+    settings: list[dict[str, Any]] = []
     for threads in args.threads:
-        with model_path(args.model) as path, load_model(path, threads=threads, context_length=512) as model:
-            rounds = min(args.rounds, SETTINGS_ROUNDS)
-            group(PROMPT, settings_of(model), 256, threads=threads, rounds=rounds, pause=0.0, base="as opened")
-        options = {"threads": threads, "rounds": args.rounds, "pause": PAUSE if threads > 1 else 0.0}
-        with peers_limited(threads):
-            for size in args.sizes:
-                group(f"product {size}³", products(size, threads), 2 * size**3, base="NumPy", **options)
-            for name, todo in {**activations(threads), **norms(threads)}.items():
-                group(name, todo, 1 << 20, **options)
-            group("attention", attention(threads), 4 * 128 * (8 * 512 * 513 // 2), **options)
-    data = {"machine": machine.describe(), "groups": groups}
+        results += beside_peers(args, threads)
+        if "settings" in args.parts:
+            settings.append(with_settings(args, threads))
+    versions = {name: machine.package_version(name) for name in LIBRARIES[1:]}
+    data = {"machine": machine.describe(), "versions": versions, "results": results, "settings": settings}
     report.write("dense", markdown(data), data, args.out)
     return 0
 
 
+# ---- The report --------------------------------------------------------------------------------------------
+
+
+def microseconds(samples: list[float] | None) -> str:
+    return report.number(1e6 * report.median(samples)) if samples else "–"
+
+
+def row(result: dict[str, Any]) -> list[Any]:
+    """One line of the table of peers."""
+    seconds = result["seconds"]
+    line = [result["what"], result["threads"], report.with_spread([result["work"] / s / 1e9 for s in seconds["hyperion"]])]
+    line += [microseconds(seconds.get(name)) for name in LIBRARIES]
+    for name in LIBRARIES[1:]:
+        line.append(report.number(report.paired_ratio(seconds[name], seconds["hyperion"])) + " ×" if name in seconds else "–")
+    return line
+
+
 def markdown(data: dict[str, Any]) -> str:
-    """The table of a run's data."""
-    rows = []
-    for group in data["groups"]:
-        base = group["seconds"][group["base"]]
-        for name, seconds in group["seconds"].items():
-            rates = [group["work"] / s / (1 if group["what"] == PROMPT else 1e9) for s in seconds]
-            ratio = report.number(report.paired_ratio(base, seconds)) + " ×"
-            rows.append([group["what"], group["threads"], name, report.with_spread(rates), ratio if name != group["base"] else "1"])
-    header = ["", "threads", "by", "10⁹ operations or values/s; tokens/s", "base's time / this time"]
-    return "\n\n".join(
-        [
-            "## Dense kernels",
-            machine.sentence(data["machine"]),
-            report.markdown_table(header, rows),
-            "The base is NumPy for products, hyperion for activations, norms and attention, the model as opened for prompts.",
-        ]
-    )
+    """The tables of a run's data."""
+    versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items() if version)
+    parts = ["## Dense kernels", f"{machine.sentence(data['machine'])}; {versions}"]
+    if data["results"]:
+        header = ["", "threads", "10⁹ operations or values/s", "µs", "NumPy µs", "torch µs", "NumPy / this", "torch / this"]
+        parts.append(report.markdown_table(header, map(row, data["results"])))
+    if data["settings"]:
+        rows = []
+        for group in data["settings"]:
+            base = group["seconds"]["as opened"]
+            for name, seconds in group["seconds"].items():
+                ratio = report.number(report.paired_ratio(base, seconds)) + " ×"
+                rows.append([name, group["threads"], report.with_spread([256 / s for s in seconds]), ratio])
+        parts += [f"A model's kernel settings, {PROMPT}:", report.markdown_table(["", "threads", "tokens/s", "as opened / this"], rows)]
+    return "\n\n".join(parts)
