@@ -12,7 +12,7 @@ from hyperion.errors import HyperionRuntimeError, InvalidArgumentError
 from hyperion.scheduling.forward import ForwardScheduler
 
 if TYPE_CHECKING:
-    from hyperion.models.session import Session
+    from hyperion.models.session import History, Session
     from hyperion.models.transformer import Transformer
 
 __all__ = ["EngineLayers", "Pass", "SteppedLayers"]
@@ -26,7 +26,7 @@ class Pass:
     state that blocks work on; `row` the place of the first token among those of one call; `finish` takes x to logits.
     """
 
-    sessions: list[Session]
+    sessions: list[History]
     ids: np.ndarray
     positions: np.ndarray
     sequences: np.ndarray
@@ -104,7 +104,7 @@ class EngineLayers:
 
     # ---- single layers; the model's lock is held -------------------------------------------------------------------
 
-    def make_pass(self, sessions: list[Session], ids: np.ndarray, positions: np.ndarray, sequences: np.ndarray) -> Pass:
+    def make_pass(self, sessions: list[History], ids: np.ndarray, positions: np.ndarray, sequences: np.ndarray) -> Pass:
         """A pass in the engine's own workspace, which holds `plan.chunk` tokens."""
         engine = self.engine
         x, scratch = engine._workspace(len(ids))
@@ -259,7 +259,7 @@ class EngineLayers:
                 ids = np.array(session.tokens[:end], np.int64)
                 none: Any = None
                 copy.record = [
-                    Pass([again], ids, np.arange(end, dtype=np.int64), np.zeros(end, np.int32), none, none, none, none)
+                    Pass([again.history], ids, np.arange(end, dtype=np.int64), np.zeros(end, np.int32), none, none, none, none)
                 ]
                 with self.lock:
                     parts.append(copy.compute(-1, None, stop)[first:])
@@ -271,7 +271,7 @@ class EngineLayers:
         """(weights, hidden state, everything else) in bytes, as the plan and the open sessions have them."""
         engine = self.engine
         items = dict(engine.plan.items)
-        open_caches = sum(s.nbytes for s in engine._sessions)
+        open_caches = sum(s.nbytes for s in engine.open_sessions)
         if open_caches:
             items["kv cache"] = open_caches
         weights = sum(items.get(name, 0) for name in ("weights", "embedding", "stream ring", "norms and biases"))
@@ -313,7 +313,7 @@ class SteppedLayers:
         """The first layer."""
         engine = self.engine
         engine._check_open()
-        if self.session is None or self.session.cache is None:
+        if self.session is None or self.session.closed:
             self.session = engine.session()
         session = self.session
         ids = engine._check_tokens(session, tokens)
@@ -321,11 +321,11 @@ class SteppedLayers:
         x = np.empty((n, engine.config.dim), np.float32)
         none: Any = None
         positions = np.arange(start, start + n, dtype=np.int64)
-        self.work = Pass([session], ids, positions, np.zeros(n, np.int32), none, none, x, none)
+        self.work = Pass([session.history], ids, positions, np.zeros(n, np.int32), none, none, x, none)
         layers = self.layers
         with engine._lock:
             layers.embed(self.work)
-            if start == 0 or not layers.record or layers.record[-1].sessions != [session]:
+            if start == 0 or not layers.record or layers.record[-1].sessions != [session.history]:
                 layers.begin()
                 layers.kept = {}
             layers.record.append(self.work)
@@ -371,7 +371,7 @@ class SteppedLayers:
     def reset(self) -> None:
         """Start the sequence anew."""
         self.work = None
-        if self.session is not None and self.session.cache is not None:
+        if self.session is not None and not self.session.closed:
             self.session.truncate(0)
 
     def close(self) -> None:

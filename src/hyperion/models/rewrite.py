@@ -61,7 +61,7 @@ def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any
     before = {name: getattr(model, name) for name in FIELDS}
     weights = model._weights
     assert weights is not None
-    for session in model._sessions:
+    for session in model.open_sessions:
         session.truncate(0)
     model.scheduler.drop_kept()
     model._release_workspace()

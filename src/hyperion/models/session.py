@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -16,16 +16,28 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 
+class History:
+    """What a session has evaluated: its tokens, and their keys and values while it is open.
+
+    The engine remembers a call's sequences by it, not by the session, so that a session goes when its user lets it go.
+    """
+
+    __slots__ = ("cache", "tokens")
+
+    def __init__(self, cache: Cache) -> None:
+        self.tokens: list[int] = []
+        self.cache: Cache | None = cache
+
+
 class Session:
     """Low-level evaluation: tokens in, logits out, the cache kept between calls.
 
     Made by `Model.session()`. One session belongs to one thread at a time; several sessions of a model may be used from
-    several threads. Its cache is reserved in the model's ledger and given back by :meth:`close` (or `with`).
+    several threads. Its cache is reserved in the model's ledger and given back by :meth:`close` (or `with`), or when nobody
+    holds the session any more.
 
     Attributes
     ----------
-    tokens : list of int
-        What it has evaluated.
     capacity : int
         Positions that it can hold.
     """
@@ -35,11 +47,20 @@ class Session:
         self._buffer = buffer
         self.capacity = capacity
         self.nbytes: int = buffer.nbytes
-        self.cache: Cache | None = Cache(model.shape, model.config.layers, capacity, buffer)
-        self.tokens: list[int] = []
+        self.history = History(Cache(model.shape, model.config.layers, capacity, buffer))
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def tokens(self) -> list[int]:
+        """What it has evaluated."""
+        return self.history.tokens
+
+    @property
+    def closed(self) -> bool:
+        """Whether its cache was given back."""
+        return self._model is None
 
     @property
     def model(self) -> Transformer:
@@ -78,9 +99,18 @@ class Session:
         """Give the cache's memory back. Closing twice is allowed."""
         if self._model is not None:
             model, self._model = self._model, None
-            self.cache = None
+            self.history.cache = None
             model.release_session(self, self._buffer)
             self._buffer = None
+
+    def __del__(self) -> None:
+        model = getattr(self, "_model", None)
+        if model is not None:
+            self._model = self.history.cache = None
+            model.drop_session(self._buffer)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session is neither copied nor pickled: its tokens, evaluated in another session, give the same state")
 
     def __enter__(self) -> Session:
         return self

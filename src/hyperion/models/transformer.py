@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from hyperion._kernels.nn import Runtime, Shape, head_scratch_bytes
 from hyperion._kernels.pool import rounded
 from hyperion._kernels.threads import Team
 from hyperion.dense import CacheConfig
-from hyperion.errors import FormatError, HyperionRuntimeError, InvalidArgumentError
-from hyperion.formats import Container, TensorInfo, open_container
+from hyperion.errors import HyperionRuntimeError, InvalidArgumentError
+from hyperion.formats import TensorInfo, open_container
 from hyperion.io import SpoolFile
 from hyperion.loading.mapped import MappedModel
 from hyperion.loading.progressive import ProgressiveLoader
@@ -39,6 +40,7 @@ from hyperion.models.prune import PruneConfig, PrunedTensor
 from hyperion.models.recipe import Recipe
 from hyperion.models.rewrite import rewrite
 from hyperion.models.session import Session
+from hyperion.models.tokenizers import open_tokenizer, tokenizer_bytes
 from hyperion.models.tuning import CacheStats, EngineTuning, LayoutChange, SIMDOpType
 from hyperion.models.weights import ModelWeights, layer_sizes
 from hyperion.scheduling.execution import LayerSchedulerConfig
@@ -59,9 +61,6 @@ RUNTIME_BYTES = 13_000_000
 
 SAMPLING_BYTES = 40
 """What choosing a token takes for each that there is: copies of its logit, their order, probabilities and sums."""
-
-TOKENIZER_BASE, HF_KEPT, HF_BUILDING = 4_000_000, 6, 16
-"""Bytes that a tokenizer takes, and for each byte of tokenizer.json or tokenizer.model: for good, and while it is made."""
 
 Work = Sequence[tuple[Session, Sequence[int]]]
 
@@ -95,7 +94,7 @@ class Transformer:
     ) -> None:
         self._closed = False
         self._lock = threading.Lock()
-        self._sessions: set[Session] = set()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._weights: ModelWeights | None = None
         self._scratch: Any = None
         self._logits: Any = None
@@ -128,14 +127,14 @@ class Transformer:
     # ---- opening -------------------------------------------------------------------------------------------------
 
     def _open(self, limit: int, progress: Callable[[int, int], None] | None) -> None:
-        building = _tokenizer_bytes(self.container, building=True)
+        building = tokenizer_bytes(self.container, building=True)
         checksums = sum(t.checksums.nbytes for t in self._tensors.values() if t.checksums is not None)
         vectors = sum(n for i in range(self.config.layers) for _, n in self.config.vectors(i).values()) + self.config.dim
         self._sizes = ModelSizes(
             layers=layer_sizes(self.config, self._tensors),
             fixed={
                 "norms and biases": vectors * 4 * (2 if self._io == "mmap" else 1),  # mapped with the layers, and as the kernels want them
-                "tokenizer": _tokenizer_bytes(self.container, building=False),
+                "tokenizer": tokenizer_bytes(self.container, building=False),
                 "sampling": self.config.vocab_size * SAMPLING_BYTES,
                 "runtime": RUNTIME_BYTES,
                 "checksums": checksums,
@@ -149,7 +148,7 @@ class Transformer:
         self.plan = make_plan(self._sizes, limit, self.context_length)
         later = {"sampling": self._sizes.fixed["sampling"]}  # when the peak of making the tokenizer is over
         self._reserved = self.budget.reserve_all({k: v for k, v in self._sizes.fixed.items() if k not in later} | {"tokenizer": building})
-        self.tokenizer = _open_tokenizer(self.container)
+        self.tokenizer = open_tokenizer(self.container)
         self._reserved["tokenizer"].resize(self._sizes.fixed["tokenizer"])
         self._reserved |= self.budget.reserve_all(later)
         self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
@@ -235,8 +234,26 @@ class Transformer:
         with self._lock:
             self._sessions.discard(session)
             buffer.close()
-            if not self._closed and not self._sessions and self._kv_reservation is None:
-                self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
+            self._keep_room()
+
+    def drop_session(self, buffer: Any) -> None:
+        """Give the cache of a session back that nobody holds. Finalizers call it, in any thread: it waits for no lock."""
+        buffer.close()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._keep_room()
+            finally:
+                self._lock.release()
+
+    def _keep_room(self) -> None:
+        """Where no session is open, hold the memory that the plan has for one."""
+        if not self._closed and not self.open_sessions and self._kv_reservation is None:
+            self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
+
+    @property
+    def open_sessions(self) -> list[Session]:
+        """The sessions that hold a cache."""
+        return [s for s in self._sessions if not s.closed]
 
     # ---- re-planning ---------------------------------------------------------------------------------------------
 
@@ -270,7 +287,7 @@ class Transformer:
 
     def _present_sizes(self, reserve: int = 0) -> ModelSizes:
         """Sizes for a plan beside the sessions that are open now."""
-        open_kv = sum(s.nbytes for s in self._sessions)
+        open_kv = sum(s.nbytes for s in self.open_sessions)
         sizes = dataclasses.replace(self._sizes, fixed=self._sizes.fixed | {"open sessions": open_kv, "kept free": reserve})
         if self._kv_reservation is None:  # the session that the plan counts is open
             sizes = dataclasses.replace(sizes, kv=lambda n: 0)
@@ -499,7 +516,7 @@ class Transformer:
         lengths = [len(part) for _, _, part in batch]
         positions = np.concatenate([np.arange(len(s), len(s) + n, dtype=np.int64) for (_, s, _), n in zip(batch, lengths, strict=True)])
         sequences = np.repeat(np.arange(len(batch), dtype=np.int32), lengths)
-        work = self._layers.make_pass([session for _, session, _ in batch], ids, positions, sequences)
+        work = self._layers.make_pass([session.history for _, session, _ in batch], ids, positions, sequences)
         work.row = self._layers.rows
         work.finish = lambda work: self._head(batch, lengths, logits, queue, results, work.x)
         finished = False
@@ -706,7 +723,7 @@ class Transformer:
         """Give everything back; closing twice is allowed. Sessions of the model are closed with it."""
         if self._closed:
             return
-        for session in list(self._sessions):
+        for session in self.open_sessions:
             session.close()
         with self._lock:
             self._closed = True
@@ -729,27 +746,15 @@ class Transformer:
             self.budget.close()
             self.runtime = self.team = None  # type: ignore[assignment]  # the threads end here, not when garbage is collected
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open model is neither copied nor pickled: load it where it is used, or share it between threads")
+
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _tokenizer_bytes(container: Container, *, building: bool) -> int:
-    """What the tokenizer will take, or take at most while it is made."""
-    file = container.metadata.get("tokenizer_file")
-    if file is not None:
-        return TOKENIZER_BASE + os.path.getsize(file) * (HF_BUILDING if building else HF_KEPT)
-    return Tokenizer.estimate_memory(container.metadata, building=building)
-
-
-def _open_tokenizer(container: Container) -> Tokenizer:
-    if "config" not in container.metadata:
-        return Tokenizer.from_metadata(container.metadata)
-    if container.metadata.get("tokenizer_file") is None:
-        raise FormatError(f"{container.path}: has no tokenizer.json and no tokenizer.model", path=container.path)
-    return Tokenizer.from_file(container.metadata["tokenizer_file"])
 
 
 def _cut(queue: list[Any], tokens: int, sessions: int) -> list[Any]:
