@@ -17,6 +17,7 @@ from hyperion.formats.gguf import GGUFContainer
 from hyperion.formats.native import NativeTensor, NativeWriter
 from hyperion.formats.writing import GGUFWriter, TensorLayout, Typed
 from hyperion.io import AtomicFile, SpoolFile
+from hyperion.models.convert import prune
 
 IDS = [(7 * i) % 2000 + 3 for i in range(14)]
 TYPES = ["f16", "iq4_nl", "q2_k", "q3_k_m", "q4_0", "q4_1", "q4_k_m", "q5_0", "q5_1", "q5_k_m", "q6_k", "q8_0"]
@@ -469,6 +470,21 @@ def test_a_link_is_followed_and_a_file_may_be_converted_onto_itself(models, tmp_
     assert link.is_symlink()
     with open_container(path) as container:
         assert container.format == "hyperion"
+
+
+def test_weights_are_not_quantized_or_pruned_onto_their_own_source(models, tmp_path):
+    path, link = tmp_path / "m.gguf", tmp_path / "link.gguf"
+    shutil.copy(models / "shakespeare-f16.gguf", path)
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for dst in (path, link):
+        with pytest.raises(hyperion.InvalidArgumentError, match="is the source itself"):
+            hyperion.convert(path, dst, "q4_0")
+        with pytest.raises(hyperion.InvalidArgumentError, match="is the source itself"):
+            hyperion.convert(path, dst, mixed=hyperion.MixedPrecisionConfig())
+        with pytest.raises(hyperion.InvalidArgumentError, match="is the source itself"):
+            prune(path, dst, hyperion.PruneConfig(sparsity=0.5))
+    assert path.read_bytes() == before
 
 
 def test_a_writer_takes_only_what_it_was_told_of(tmp_path):

@@ -5,6 +5,7 @@ One slab of rows of one tensor is in memory at a time, whatever the size of the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -151,7 +152,7 @@ def convert(
     Raises
     ------
     InvalidArgumentError
-        For an unknown type, format or method.
+        For an unknown type, format or method, or if `dst` is the source itself and not every weight would stay as it is.
     FormatError
         If the source does not follow its format, its bytes are not those of its checksums, or a weight is NaN or infinite.
     UnsupportedError
@@ -241,6 +242,8 @@ class ConversionJob:
         self.container, self.path, self.recipe, self.file = container, os.fspath(dst), recipe, file
         self.slab_weights = slab_weights
         self.format = _format(self.path, format)
+        if not recipe.keeps_weights:
+            _check_other(self.path, container)
         self.pruned: list[PrunedTensor] = []
         self.replaced: dict[str, str] = {}
         self.source = Source(container)
@@ -452,6 +455,16 @@ def _rotate(rows: np.ndarray, head_dim: int) -> np.ndarray:
     """From rotary pairs half a head apart to neighbours: row j * head_dim / 2 + i of a head becomes row 2 * i + j."""
     heads = rows.reshape(-1, 2, head_dim // 2, rows.shape[1])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _check_other(path: str, container: Container) -> None:
+    """Refuse to write over a file that the weights are read from: what quantizing or pruning drops would be lost."""
+    for source in container.files:
+        with contextlib.suppress(OSError):  # nothing is there yet
+            if os.path.samefile(path, source):
+                raise InvalidArgumentError(
+                    f"{os.fsdecode(path)!r} is the source itself, whose weights would be lost: expected another file to write"
+                )
 
 
 def _format(path: str | bytes, given: str | None) -> str:

@@ -69,6 +69,11 @@ class Recipe:
         """Every matrix keeps its own type."""
         return self.type is None and self.mixed is None
 
+    @property
+    def keeps_weights(self) -> bool:
+        """Every weight stays what it is."""
+        return self.keeps_types and self.prune is None
+
     def prunes(self, name: str) -> bool:
         """Whether a matrix is thinned out."""
         return self.prune is not None and group_of(name) in ("attention", "ffn")
@@ -83,5 +88,7 @@ class Recipe:
 
 def _type_name(type: object) -> str:
     if not isinstance(type, str) or type.lower() not in quant.TYPES:
-        raise InvalidArgumentError(f"type is {type!r:.40}, expected one of {', '.join(quant.TYPES)}")
+        stem = type.lower().rpartition("_")[0] if isinstance(type, str) else ""
+        mix = f" ({stem} is the type that most matrices of such a mix have)" if stem in quant.TYPES else ""
+        raise InvalidArgumentError(f"type is {type!r:.40}, expected one of {', '.join(quant.TYPES)}{mix}")
     return type.lower()
