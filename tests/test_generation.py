@@ -1,5 +1,9 @@
 """Sampling settings, logprobs, processors and stop strings, on the model that ships in the package."""
 
+import copy
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -207,3 +211,78 @@ def test_paths_and_what_a_model_says_of_itself(streamed):
     for nothing in (None, 3):
         with pytest.raises(hyperion.InvalidArgumentError, match="str or PathLike"):
             hyperion.load_model(nothing)
+
+
+def test_a_session_that_nobody_holds_gives_its_cache_back(model):
+    before = model.memory_stats.by_owner
+    for _ in range(3):
+        model.session().eval([1, 2])  # dropped at once, though a LayerScheduler may ask for its hidden states
+        assert model.memory_stats.by_owner == before
+    kept, lost = model.session(), model.session()
+    with_two = model.memory_stats.by_owner["kv cache"]
+    del lost
+    assert model.memory_stats.by_owner["kv cache"] == with_two - kept.nbytes
+    kept.eval([1, 2])
+    assert kept.tokens == [1, 2]
+    kept.close()
+    assert model.memory_stats.by_owner == before
+
+
+def test_hidden_states_of_a_dropped_session_are_those_of_an_open_one(model):
+    scheduler = model.scheduler
+    with model.session() as session:
+        session.eval([1, 2, 3])
+        expected = np.array(scheduler.get_layer_output(2))
+    model.session().eval([1, 2, 3])
+    assert np.array_equal(scheduler.get_layer_output(2), expected)
+
+
+def test_the_room_for_a_session_comes_back_even_where_a_finalizer_finds_the_lock_taken(model):
+    before = model.memory_stats.by_owner["kv cache"]
+    session = model.session()
+    with model._lock:
+        del session  # must not wait
+        assert model.memory_stats.by_owner.get("kv cache", 0) == 0
+    model.generate(PROMPT, max_length=1)
+    assert model.memory_stats.by_owner["kv cache"] == before
+
+
+def test_what_is_open_is_neither_pickled_nor_copied(model):
+    with model.session() as session:
+        for thing in (model, session, model.tokenizer):
+            for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match="neither copied nor pickled"):
+                    attempt(thing)
+    for again in (pickle.loads(pickle.dumps(model.plan)), copy.deepcopy(model.plan)):
+        assert again == model.plan
+        assert str(again).startswith(str(dataclasses.replace(model.plan, forecast=None)))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda m: m.generate("a", {"max_length": 3}), "expected a GenerationConfig or None; settings by name"),
+        (lambda m: m.generate("a", 5), "config is 5, expected a GenerationConfig"),
+        (lambda m: m.generate("a", stop=5), "stop is 5, expected strings"),
+        (lambda m: m.generate("a", logit_processors=5), "logit_processors is 5, expected functions"),
+        (lambda m: m.logits([]), "no token ids"),
+        (lambda m: m.logits([1, 2.5]), "not list of float, int"),
+        (lambda m: m.logits(np.ones((2, 3))), r"not ndarray of float64 and shape \(2, 3\)"),
+    ],
+)
+def test_what_was_expected_and_what_came(model, call, says):
+    with pytest.raises(hyperion.InvalidArgumentError, match=says):
+        call(model)
+
+
+def test_a_closed_model_is_not_entered_again():
+    with model_path(None) as path, hyperion.load_model(path, threads=1) as model:
+        pass
+    with pytest.raises(hyperion.HyperionRuntimeError, match="closed"), model:
+        pass
+
+
+def test_a_name_that_is_not_there_says_whose():
+    with pytest.raises(AttributeError, match="'load_modle'") as error:
+        _ = hyperion.load_modle
+    assert (error.value.name, error.value.obj) == ("load_modle", hyperion)  # from which Python suggests another

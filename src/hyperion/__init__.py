@@ -3,6 +3,7 @@
 Names are loaded when they are first used, so that ``import hyperion`` costs next to nothing.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -521,7 +522,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'hyperion' has no attribute {name!r}")
+        raise AttributeError(f"module 'hyperion' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value

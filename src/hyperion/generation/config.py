@@ -34,6 +34,14 @@ def _number(low: float, high: float, closed_high: bool = True) -> Any:
     return fits, f"a number of {low} or more" if math.isfinite(low) else "a finite number"
 
 
+def _tuple(v: Any) -> Any:
+    """Several things as a tuple; what is no such stays, and is refused."""
+    try:
+        return tuple(v)
+    except TypeError:
+        return v
+
+
 def _stops(v: Any) -> bool:
     return isinstance(v, tuple) and all(isinstance(s, str) and s for s in v)
 
@@ -125,9 +133,9 @@ class GenerationConfig:
             hint = f" (did you mean {near}?)" if near else ""
             raise InvalidArgumentError(f"GenerationConfig has no field {name!r}{hint}; it has {', '.join(_RULES)}")
         if name == "stop":
-            value = (value,) if isinstance(value, str) else tuple(value)
+            value = (value,) if isinstance(value, str) else _tuple(value)
         elif name == "logit_processors":
-            value = (value,) if callable(value) else tuple(value)
+            value = (value,) if callable(value) else _tuple(value)
         elif hasattr(value, "item") and not isinstance(value, (int, float)):
             value = value.item()  # a NumPy scalar
         fits, expected = _RULES[name]
@@ -138,6 +146,9 @@ class GenerationConfig:
     @classmethod
     def merge(cls, config: GenerationConfig | None, overrides: dict[str, Any]) -> GenerationConfig:
         """A copy of `config` (or the defaults) with `overrides` set; unknown names raise."""
+        if config is not None and not isinstance(config, cls):
+            hint = "; settings by name go in as **settings" if isinstance(config, dict) else ""
+            raise InvalidArgumentError(f"config is {config!r:.60}, expected a GenerationConfig or None{hint}")
         result = dataclasses.replace(config) if config is not None else cls()
         for name, value in overrides.items():
             setattr(result, name, value)

@@ -256,7 +256,9 @@ class Model(Transformer):
                     raise TypeError
                 ids = [operator.index(t) for t in prompt]
             except TypeError:
-                raise InvalidArgumentError(f"a prompt is text or token ids, not {type(prompt).__name__}") from None
+                raise InvalidArgumentError(f"a prompt is text or token ids (integers), not {_kind(prompt)}") from None
+            if not ids:
+                raise InvalidArgumentError("the prompt has no token ids: expected one or more, or text")
         self.check_prompt(ids)
         return ids
 
@@ -266,6 +268,16 @@ class Model(Transformer):
             raise InvalidArgumentError("the prompt is empty, and this model has no token to begin a text with")
         if len(ids) > self.context_length:
             raise InvalidArgumentError(f"the prompt has {len(ids)} tokens, the context holds {self.context_length}")
+
+
+def _kind(value: object) -> str:
+    """What something that should have been a prompt is, and what is in it."""
+    name = type(value).__name__
+    if isinstance(value, np.ndarray):
+        return f"{name} of {value.dtype} and shape {value.shape}"
+    if isinstance(value, (list, tuple)):
+        return f"{name} of {', '.join(sorted({type(v).__name__ for v in value}))}"
+    return name
 
 
 def load_model(

@@ -33,7 +33,7 @@ def describe_model(container: Container) -> tuple[ModelConfig, dict[str, TensorI
     """
     hf = container.metadata.get("config")
     config, tensors = _from_hf(hf, container) if isinstance(hf, Mapping) else _from_gguf(container)
-    _check_tensors(config, tensors)
+    _check_tensors(config, tensors, container.path)
     return config, tensors
 
 
@@ -43,6 +43,8 @@ def _from_gguf(container: Container) -> tuple[ModelConfig, dict[str, TensorInfo]
     if not isinstance(container.metadata.get("general.architecture"), str):
         raise FormatError(f"{container.path}: metadata lacks 'general.architecture', so this is no model")
     tensors = dict(container.tensors)
+    if not tensors:
+        raise FormatError(f"{container.path}: a vocabulary without weights: Tokenizer.from_gguf opens it, but it is no model")
     return config_from_metadata(container.metadata, tensors), tensors
 
 
@@ -68,7 +70,7 @@ def _from_hf(raw: Mapping[str, Any], container: Container) -> tuple[ModelConfig,
     return config, {ours: container.tensors[theirs] for ours, theirs in names.items() if theirs in container.tensors}
 
 
-def _check_tensors(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> None:
+def _check_tensors(config: ModelConfig, tensors: Mapping[str, TensorInfo], path: str) -> None:
     """Every tensor that the blocks need is there with the shape that the configuration says."""
     expected: dict[str, tuple[int, ...]] = {"output_norm.weight": (config.dim,)}
     for name, rows, cols in {config.embedding, config.output}:
@@ -79,20 +81,20 @@ def _check_tensors(config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> No
         for name, length in config.vectors(layer).values():
             expected[name] = (length,)
         if layer == 0 or layer == config.layers - 1:  # a wrong block_count is told before a long list is built
-            _compare(expected, tensors)
-    _compare(expected, tensors)
+            _compare(expected, tensors, path)
+    _compare(expected, tensors, path)
     known = set(expected) | {"rope_freqs.weight"}
     surplus = [n for n in tensors if n not in known and not n.endswith((".rotary_emb.inv_freq", ".attn_rot_embd.weight"))]
     if surplus:
         raise UnsupportedError(
-            f"the file has {len(surplus)} tensors that {config.architecture} does not use, such as {surplus[0]!r}"
+            f"{path}: the file has {len(surplus)} tensors that {config.architecture} does not use, such as {surplus[0]!r}"
         )
 
 
-def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, TensorInfo]) -> None:
+def _compare(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, TensorInfo], path: str) -> None:
     for name, shape in expected.items():
         info = tensors.get(name)
         if info is None:
-            raise FormatError(f"the model lacks the tensor {name!r}", tensor=name)
+            raise FormatError(f"{path}: the model lacks the tensor {name!r}", path=path, tensor=name)
         if tuple(info.shape) != shape:
-            raise FormatError(f"tensor {name!r} has shape {tuple(info.shape)}, expected {shape}", tensor=name)
+            raise FormatError(f"{path}: tensor {name!r} has shape {tuple(info.shape)}, expected {shape}", path=path, tensor=name)

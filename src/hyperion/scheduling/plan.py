@@ -153,6 +153,9 @@ class MemoryPlan:
     slot_bytes: int = 0
     forecast: Callable[[], object] | None = dataclasses.field(default=None, compare=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"forecast": None}  # of an open model, which stays where it is
+
     @property
     def total(self) -> int:
         """Bytes reserved in all."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import FormatError, HyperionIOError, InvalidArgumentError
 from .building import codec_from_vocabulary, estimate_metadata
@@ -160,6 +160,9 @@ class Tokenizer:
         """Bytes that the tokenizer will occupy, with `building` at its peak while it is made: from the sizes of the
         arrays alone."""
         return estimate_metadata(metadata, building=building)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a tokenizer is neither copied nor pickled: open it where it is used, or share it between threads")
 
     # --- what it is
 
