@@ -94,25 +94,6 @@ HYP_INLINE __m512i hyp_pair_scales_avx512(const uint8_t *rec, int n, __m512i *s0
 
 /* ---- Codes, for several tokens --------------------------------------------------------------------------------------- */
 
-HYP_INLINE void hyp_q4_k_avx512(const uint8_t *rec, int g, __m512i *w)
-{
-    HYP_UNROLL
-    for (int v = 0; v < 8; v++) {
-        const __m512i x = hyp_load_avx512(rec + 512 * (g / 2) + 64 * v);
-        w[v] = g & 1 ? hyp_high4_avx512(x) : hyp_low4_avx512(x);
-    }
-}
-
-HYP_INLINE void hyp_q5_k_avx512(const uint8_t *rec, int g, __m512i *w)
-{
-    hyp_q4_k_avx512(rec + hyp_k_low(HYP_Q5_K), g, w);
-    HYP_UNROLL
-    for (int v = 0; v < 8; v++) {
-        const __m512i h = hyp_load_avx512(rec + hyp_k_high(HYP_Q5_K) + 64 * v);
-        w[v] = hyp_or_and_avx512(w[v], hyp_move_bit_avx512(h, g, 4), _mm512_set1_epi8(16));
-    }
-}
-
 /* A 2-bit code looks its product up in the 16 bytes of its 128-bit lane: 4 rows x 4 codes. `products` has the four
  * products of a row in that row's 32-bit lane. */
 HYP_INLINE __m512i hyp_lookup2_avx512(__m512i products, __m512i codes, int shift)
@@ -122,17 +103,11 @@ HYP_INLINE __m512i hyp_lookup2_avx512(__m512i products, __m512i codes, int shift
     return _mm512_shuffle_epi8(products, index);
 }
 
-HYP_INLINE void hyp_q2_k_avx512(const uint8_t *rec, int g, __m512i *w)
+/* The products of a Q2_K scale (low nibbles, one byte a row) with 0..3. */
+HYP_INLINE __m512i hyp_q2_products_avx512(__m128i s)
 {
-    const __m128i s0 = hyp_bytes16_avx512(rec + 64 + 32 * g), s1 = hyp_bytes16_avx512(rec + 80 + 32 * g);
     const __m512i times = _mm512_set1_epi32(0x03020100); /* at most 3*15: no carry from byte to byte */
-    const __m512i low = _mm512_mullo_epi32(hyp_widen_avx512(hyp_field_avx512(s0, 0, 15)), times);
-    const __m512i high = _mm512_mullo_epi32(hyp_widen_avx512(hyp_field_avx512(s1, 0, 15)), times);
-    HYP_UNROLL
-    for (int v = 0; v < 8; v++) {
-        const __m512i x = hyp_load_avx512(rec + hyp_k_low(HYP_Q2_K) + 512 * (g / 4) + 64 * v);
-        w[v] = hyp_lookup2_avx512(v < 4 ? low : high, x, 2 * (g & 3));
-    }
+    return _mm512_mullo_epi32(hyp_widen_avx512(hyp_field_avx512(s, 0, 15)), times);
 }
 
 /* The products of a Q3_K scale (sc, one byte a row) with -4..-1, + 124; and 4*sc in all four bytes. */
@@ -149,45 +124,58 @@ HYP_INLINE __m512i hyp_q3_products_avx512(__m128i sc, __m512i *four)
     return _mm512_add_epi8(r, _mm512_set1_epi8(HYP_Q3_OFFSET));
 }
 
-HYP_INLINE void hyp_q3_k_avx512(const uint8_t *rec, int g, __m512i *w)
+/* A group of a record: where its bits are, and what makes codes of them. */
+typedef struct {
+    const uint8_t *low, *high;
+    __m512i products[2]; /* Q2_K, Q3_K: of the halves */
+    __m512i four[2];     /* Q3_K: what the high bit adds */
+    __m512i bit;         /* Q3_K: the high bit; Q5_K: to the right by how much it is rotated */
+} hyp_group_avx512;
+
+/* Group j of half h of a record; `type` and `j` must be constants after inlining. */
+HYP_INLINE hyp_group_avx512 hyp_group_at_avx512(int type, const uint8_t *rec, int h, int j)
 {
-    __m128i s0, s1;
-    __m512i four[2];
-    hyp_q3_scales_avx512(rec, g, &s0, &s1);
-    const __m512i low = hyp_q3_products_avx512(s0, &four[0]);
-    const __m512i high = hyp_q3_products_avx512(s1, &four[1]);
-    const __m512i bit = _mm512_set1_epi8((char)(1 << g));
-    HYP_UNROLL
-    for (int v = 0; v < 8; v++) {
-        const __m512i h = hyp_load_avx512(rec + hyp_k_high(HYP_Q3_K) + 64 * v);
-        const __m512i x = hyp_load_avx512(rec + hyp_k_low(HYP_Q3_K) + 512 * (g / 4) + 64 * v);
-        const __m512i products = hyp_lookup2_avx512(v < 4 ? low : high, x, 2 * (g & 3));
-        w[v] = _mm512_mask_add_epi8(products, _mm512_test_epi8_mask(h, bit), products, four[v / 4]);
+    const int g = 4 * h + j, pairs = type == HYP_Q4_K || type == HYP_Q5_K;
+    hyp_group_avx512 group;
+    group.low = rec + hyp_k_low(type) + (pairs ? 512 * (g / 2) : type == HYP_Q6_K ? 1024 * h + 512 * (j & 1) : 512 * h);
+    group.high = rec + hyp_k_high(type) + (type == HYP_Q6_K ? 512 * h : 0);
+    if (type == HYP_Q5_K) group.bit = _mm512_set1_epi32(g - 4);
+    if (type == HYP_Q2_K) {
+        group.products[0] = hyp_q2_products_avx512(hyp_bytes16_avx512(rec + 64 + 32 * g));
+        group.products[1] = hyp_q2_products_avx512(hyp_bytes16_avx512(rec + 80 + 32 * g));
     }
+    if (type == HYP_Q3_K) {
+        __m128i s0, s1;
+        hyp_q3_scales_avx512(rec, g, &s0, &s1);
+        group.products[0] = hyp_q3_products_avx512(s0, &group.four[0]);
+        group.products[1] = hyp_q3_products_avx512(s1, &group.four[1]);
+        group.bit = _mm512_set1_epi8((char)(1 << g));
+    }
+    return group;
 }
 
-HYP_INLINE void hyp_q6_k_avx512(const uint8_t *rec, int g, __m512i *w)
+/* Its vector v: K = 4v..4v+3 of the group. */
+HYP_INLINE __m512i hyp_group_codes_avx512(int type, const hyp_group_avx512 *group, int j, int v)
 {
-    const int n = g / 4, c = g & 1, high = (g >> 1) & 1;
-    HYP_UNROLL
-    for (int v = 0; v < 8; v++) {
-        const __m512i l = hyp_load_avx512(rec + hyp_k_low(HYP_Q6_K) + 1024 * n + 512 * c + 64 * v);
-        const __m512i h = hyp_load_avx512(rec + hyp_k_high(HYP_Q6_K) + 512 * n + 64 * v);
-        w[v] = hyp_or_and_avx512(high ? hyp_high4_avx512(l) : hyp_low4_avx512(l), hyp_move_bit_avx512(h, 2 * (g & 3), 4),
-                                 _mm512_set1_epi8(0x30));
+    const __m512i x = hyp_load_avx512(group->low + 64 * v);
+    if (type == HYP_Q2_K || type == HYP_Q3_K) {
+        const __m512i q = hyp_lookup2_avx512(group->products[v / 4], x, 2 * j);
+        if (type == HYP_Q2_K) return q;
+        return _mm512_mask_add_epi8(q, _mm512_test_epi8_mask(hyp_load_avx512(group->high + 64 * v), group->bit), q, group->four[v / 4]);
     }
+    const __m512i q = (type == HYP_Q6_K ? j >> 1 : j & 1) ? hyp_high4_avx512(x) : hyp_low4_avx512(x);
+    if (type == HYP_Q4_K) return q;
+    const __m512i h = hyp_load_avx512(group->high + 64 * v);
+    if (type == HYP_Q5_K) return hyp_or_and_avx512(q, _mm512_rorv_epi32(h, group->bit), _mm512_set1_epi8(16));
+    return hyp_or_and_avx512(q, hyp_move_bit_avx512(h, 2 * j, 4), _mm512_set1_epi8(0x30));
 }
 
 /* Group g of a record; `type` and `g` must be constants after inlining. */
 HYP_INLINE void hyp_group_load_avx512(int type, const uint8_t *rec, int g, __m512i *w)
 {
-    switch (type) {
-    case HYP_Q2_K: hyp_q2_k_avx512(rec, g, w); break;
-    case HYP_Q3_K: hyp_q3_k_avx512(rec, g, w); break;
-    case HYP_Q4_K: hyp_q4_k_avx512(rec + hyp_k_low(HYP_Q4_K), g, w); break;
-    case HYP_Q5_K: hyp_q5_k_avx512(rec, g, w); break;
-    default: hyp_q6_k_avx512(rec, g, w); break;
-    }
+    const hyp_group_avx512 group = hyp_group_at_avx512(type, rec, g / 4, g % 4);
+    HYP_UNROLL
+    for (int v = 0; v < 8; v++) w[v] = hyp_group_codes_avx512(type, &group, g % 4, v);
 }
 
 /* ---- Sums to floats ----------------------------------------------------------------------------------------- */

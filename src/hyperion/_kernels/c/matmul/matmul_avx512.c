@@ -1,5 +1,5 @@
-/* The AVX-512 (VNNI) level of the matrix products: one token streams the panels, few tokens of the types of 32 too,
- * more go through strips. */
+/* The AVX-512 (VNNI) level of the matrix products: one token and few tokens stream the panels, more go
+ * through strips. */
 #include "matmul/products_avx512.h"
 
 #if defined(_MSC_VER)
@@ -21,23 +21,19 @@ static int is_intel(void)
     return ebx == 0x756e6547u; /* "Genu" */
 }
 
-#define PRODUCT(function, name, type, ahead, few)                                                                       \
+#define PRODUCT(function, name, type, ahead)                                                                            \
     void function(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out, size_t ldo)           \
     {                                                                                                                   \
         const hyp_strips strips = {type, hyp_unpack_##name##_avx512, hyp_strip_mul_avx512(type),                        \
                                    hyp_strip_passes_avx512(type)};                                                      \
-        const hyp_mul_fn times_few = few;                                                                               \
         if (m == 1) hyp_gemv_##name##_avx512(w, rows, k, act, out, ahead);                                              \
-        else if (times_few && m <= HYP_FEW_TOKENS) times_few(w, rows, k, act, m, out, ldo);                             \
+        else if (m <= HYP_FEW_TOKENS) hyp_few_##name##_avx512(w, rows, k, act, m, out, ldo);                            \
         else hyp_strips_mul_avx512(&strips, w, rows, k, act, m, out, ldo);                                              \
     }
-#define PRODUCTS(name, type, few)                                                                                       \
-    PRODUCT(hyp_mul_##name##_avx512, name, type, 0, few)                                                                \
-    PRODUCT(hyp_mul_##name##_ahead_avx512, name, type, 1, few)
-#define OF_32(name, type) PRODUCTS(name, type, hyp_few_##name##_avx512)
-#define OF_256(name, type) PRODUCTS(name, type, NULL)
-HYP_TYPES_OF_32_AVX512(OF_32)
-HYP_TYPES_OF_256_AVX512(OF_256)
+#define PRODUCTS(name, type)                                                                                            \
+    PRODUCT(hyp_mul_##name##_avx512, name, type, 0)                                                                     \
+    PRODUCT(hyp_mul_##name##_ahead_avx512, name, type, 1)
+HYP_BLOCK_TYPES_AVX512(PRODUCTS)
 
 #define ENTRY(name, type) t->mul[type] = ahead ? hyp_mul_##name##_ahead_avx512 : hyp_mul_##name##_avx512;
 

@@ -30,7 +30,7 @@ enum { HYP_FEW_TOKENS = HYP_ACT_TILE };
 #define HYP_FEW_AVX512(name, type)                                                                                      \
     void hyp_few_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
                                  size_t ldo);
-HYP_TYPES_OF_32_AVX512(HYP_FEW_AVX512)
+HYP_BLOCK_TYPES_AVX512(HYP_FEW_AVX512)
 
 /* ---- Two or more tokens: strips ---------------------------------------------------------------------------------------
  * A strip is a run of K of one panel taken apart into what the inner loop reads, once for all tokens that pass by it.
