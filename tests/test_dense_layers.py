@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import hyperion
 from benchmarks import dense as dense_benchmark
 from benchmarks import machine
+from benchmarks.peers import dense_worker
 from hyperion import errors
 from hyperion._kernels import dispatch, ops
 from hyperion.dense import convolution
@@ -266,24 +267,30 @@ def test_attention_has_the_same_bits_for_every_number_of_threads(kv_type, kv_hea
         np.testing.assert_array_equal(got, want)
 
 
-def test_the_benchmark_s_table_names_every_measure():
+def test_the_benchmark_s_tables_name_every_measure():
     data = {
         "machine": machine.describe(),
-        "groups": [
-            {"what": "product 8³", "threads": 1, "base": "NumPy", "work": 1024, "seconds": {"NumPy": [2.0, 4.0], "hyperion": [1.0, 2.0]}},
-            {"what": "prompt of 256 tokens", "threads": 2, "base": "as opened", "work": 256,
-             "seconds": {"as opened": [1.0, 1.0], "ATTENTION off": [2.0, 2.0]}},
-        ],
-    }  # fmt: skip
+        "versions": {"numpy": "2", "torch": None},
+        "results": [{"what": "8 × 8 × 8", "threads": 1, "work": 1024, "seconds": {"hyperion": [1.0, 2.0], "numpy": [2.0, 4.0]}}],
+        "settings": [{"threads": 2, "seconds": {"as opened": [1.0, 1.0], "ATTENTION off": [2.0, 2.0]}}],
+    }
     table = dense_benchmark.markdown(data)
-    assert "| product 8³ | 1 | hyperion | 7.68e-07 ± 17% | 2 × |" in table
-    assert "| prompt of 256 tokens | 2 | ATTENTION off | 128 ± 0% | 0.5 × |" in table
+    assert "| 8 × 8 × 8 | 1 | 7.68e-07 ± 17% | 1,500,000 | 3,000,000 | – | 2 × | – |" in table
+    assert "| ATTENTION off | 2 | 128 ± 0% | 0.5 × |" in table
 
 
-def test_the_benchmark_measures_every_piece_of_work():
-    todo = {**dense_benchmark.products(16, 1), "relu": dense_benchmark.activations(1)["relu"]["hyperion"]}
-    seconds = dense_benchmark.measure(todo, 2, 0.0)
-    assert seconds.keys() == todo.keys() and all(len(times) == 2 and min(times) > 0 for times in seconds.values())
+@pytest.mark.parametrize("what", ["8 × 8 × 8", "tanh", "layer_norm", "conv2d 144 of 56², k3 depthwise", "decode at 2048, q8_0"])
+def test_the_benchmark_measures_every_kind_of_work(what):
+    cases = dense_benchmark.products([8]) + dense_benchmark.activations() + dense_benchmark.norms()
+    cases += dense_benchmark.convolutions() + dense_benchmark.attention()
+    case = next(case for case in cases if case["what"] == what)
+    results = {name: dense_worker.prepare(name, case, 1) for name in ("numpy", "hyperion")}
+    assert dense_worker.sample() > 0
+    present = {name: values for name, values in results.items() if values is not None}
+    dense_benchmark.compare_results(what, present, case["tolerance"])
+    if present.get("numpy"):
+        with pytest.raises(AssertionError, match="numpy's results"):
+            dense_benchmark.compare_results(what, {**present, "numpy": [v + 1 for v in present["numpy"]]}, case["tolerance"])
 
 
 @pytest.mark.parametrize("scale", [1e300, 10**400, float("nan"), True, "1"])

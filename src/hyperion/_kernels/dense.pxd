@@ -7,5 +7,8 @@ cdef extern from "dense/gemm.h" nogil:
         size_t ahead
         size_t line
 
+from hyperion._kernels.dispatch cimport hyp_table
+
 cdef class Blocks:
     cdef hyp_blocks c
+    cdef const hyp_table *table

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from numpy import float32, int64
 from numpy.typing import NDArray
 from typing_extensions import Buffer, disjoint_base
@@ -34,10 +36,12 @@ def layer_norm(
 
 @disjoint_base
 class Blocks:
-    def __new__(cls, rows: int, depth: int, super_rows: int, cols: int, ahead: int, line: int) -> Blocks: ...
+    def __new__(cls, rows: int, depth: int, super_rows: int, cols: int, ahead: int, line: int, level: str | None = None) -> Blocks: ...
 
 def gemm_tile(level: str | None = None) -> tuple[int, int]: ...
-def gemm_buffer_bytes(m: int, n: int, k: int, blocks: Blocks, level: str | None = None) -> int: ...
+def gemm_buffer_bytes(
+    a: NDArray[float32], b: NDArray[float32], out: NDArray[float32], blocks: Blocks
+) -> int: ...
 def gemm(
     team: Team,
     a: NDArray[float32],
@@ -45,9 +49,18 @@ def gemm(
     out: NDArray[float32],
     offsets: NDArray[int64],
     blocks: Blocks,
-    buffer: Buffer,
-    level: str | None = None,
+    buffer: Buffer | None,
 ) -> None: ...
+def plain_product(
+    a: object,
+    b: object,
+    out: object,
+    alone: Team,
+    team: Callable[[int | None], Team],
+    threads: int | None,
+    small: int,
+    blocks: Blocks,
+) -> NDArray[float32] | None: ...
 
 KV_TYPES: dict[str, int]
 """Names of the types of a cache of keys and values."""

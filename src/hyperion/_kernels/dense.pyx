@@ -1,5 +1,9 @@
 """Functions over float32 arrays of any strides, on a team of threads; `hyperion.dense` checks what comes in."""
 
+import numpy
+
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int64_t, uintptr_t
 
 from hyperion._kernels.dispatch cimport (
@@ -18,7 +22,9 @@ from hyperion._kernels.dispatch cimport (
 )
 from hyperion._kernels.threads cimport Team, api, check_status, hyp_team, hyp_threads_api
 
-from hyperion.errors import InvalidArgumentError
+from hyperion.errors import HyperionMemoryError, InvalidArgumentError
+
+_ndarray, _empty, _float32 = numpy.ndarray, numpy.empty, numpy.dtype(numpy.float32)
 
 cdef extern from "dense/map.h" nogil:
     enum:
@@ -89,7 +95,7 @@ cdef extern from "dense/gemm.h" nogil:
         float *c
         Py_ssize_t c_row
 
-    size_t hyp_gemm_buffer(const hyp_table *t, size_t m, size_t n, size_t k, const hyp_blocks *blocks)
+    size_t hyp_gemm_buffer(const hyp_table *t, const hyp_gemm *g, const hyp_blocks *blocks)
     int hyp_gemm_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_gemm *g,
                      const hyp_blocks *blocks, void *buffer)
 
@@ -197,15 +203,18 @@ def layer_norm(Team team not None, x, weight, bias, float eps, out, buffer, leve
 
 # ---- Products ----------------------------------------------------------------------------------------------
 
+cdef size_t UNCOUNTED = 256 << 10  # bytes of packed blocks that are not reserved: it would take as long as the product
+
 
 cdef class Blocks:
-    """How a product is cut: sizes in rows, depth and columns, `ahead` and `line` in bytes; see c/dense/gemm.h."""
+    """How a product is cut for a level: sizes in rows, depth and columns, `ahead` and `line` in bytes; see c/dense/gemm.h."""
 
-    def __cinit__(self, size_t rows, size_t depth, size_t super_rows, size_t cols, size_t ahead, size_t line):
+    def __cinit__(self, size_t rows, size_t depth, size_t super_rows, size_t cols, size_t ahead, size_t line, level=None):
         if 0 in (rows, depth, super_rows, cols) or line % sizeof(float) or line == 0:
             raise InvalidArgumentError("blocks have at least one row and column, and lines whole floats")
         self.c.rows, self.c.depth, self.c.super_, self.c.cols = rows, depth, super_rows, cols
         self.c.ahead, self.c.line = ahead, line
+        self.table = table(level_number(level))
 
 
 def gemm_tile(level=None):
@@ -214,31 +223,39 @@ def gemm_tile(level=None):
     return t.gemm.mr, t.gemm.nr
 
 
-def gemm_buffer_bytes(size_t m, size_t n, size_t k, Blocks blocks not None, level=None):
-    """Bytes of buffer that `gemm` needs for matrices of this size, none of them empty."""
-    return hyp_gemm_buffer(table(level_number(level)), m, n, k, &blocks.c) + blocks.c.line
-
-
-def gemm(Team team not None, const float[:, :] a not None, const float[:, :] b not None, float[:, :] out not None,
-         const int64_t[:, ::1] offsets not None, Blocks blocks not None, unsigned char[::1] buffer not None, level=None):
-    """out = a b for matrices of two dimensions, none of them empty, whose strides are whole floats; out's rows are contiguous.
-
-    offsets: for each product of a batch the bytes from a, b and out to its own matrices (int64 [n, 3]).
-    """
-    cdef const hyp_table *kernels = table(level_number(level))
-    cdef const hyp_threads_api *region = api()
-    cdef hyp_team *threads = team._team
-    cdef hyp_gemm g, one
-    cdef size_t i
-    cdef int status = 0
-    cdef uintptr_t start = <uintptr_t>&buffer[0], line = blocks.c.line
-    cdef void *memory = <void *>((start + line - 1) // line * line)
+cdef hyp_gemm _matrices(const float[:, :] a, const float[:, :] b, float[:, :] out) noexcept:
+    """Three matrices, none of them empty, whose strides are whole floats; out's rows are contiguous."""
+    cdef hyp_gemm g
     g.m, g.k, g.n = a.shape[0], a.shape[1], b.shape[1]
     g.a, g.b, g.c = &a[0, 0], &b[0, 0], &out[0, 0]
     g.a_row, g.a_col = a.strides[0] // 4, a.strides[1] // 4
     g.b_row, g.b_col = b.strides[0] // 4, b.strides[1] // 4
     g.c_row = out.strides[0] // 4
-    one = g
+    return g
+
+
+def gemm_buffer_bytes(const float[:, :] a not None, const float[:, :] b not None, float[:, :] out not None,
+                      Blocks blocks not None):
+    """Bytes of buffer that `gemm` needs for these matrices, or others of their shapes and strides."""
+    cdef hyp_gemm g = _matrices(a, b, out)
+    cdef size_t nbytes = hyp_gemm_buffer(blocks.table, &g, &blocks.c)
+    return nbytes + blocks.c.line if nbytes else 0
+
+
+def gemm(Team team not None, const float[:, :] a not None, const float[:, :] b not None, float[:, :] out not None,
+         const int64_t[:, ::1] offsets not None, Blocks blocks not None, unsigned char[::1] buffer):
+    """out = a b for matrices of two dimensions, none of them empty, whose strides are whole floats; out's rows are contiguous.
+
+    offsets: for each product of a batch the bytes from a, b and out to its own matrices (int64 [n, 3]). buffer:
+    `gemm_buffer_bytes` bytes, or None for 0.
+    """
+    cdef const hyp_table *kernels = blocks.table
+    cdef const hyp_threads_api *region = api()
+    cdef hyp_team *threads = team._team
+    cdef hyp_gemm g = _matrices(a, b, out), one = g
+    cdef size_t i
+    cdef int status = 0
+    cdef void *memory = NULL if buffer is None else _line_after(&buffer[0], blocks.c.line)
     with nogil:
         for i in range(<size_t>offsets.shape[0]):
             one.a, one.b, one.c = g.a + offsets[i, 0] // 4, g.b + offsets[i, 1] // 4, g.c + offsets[i, 2] // 4
@@ -246,6 +263,102 @@ def gemm(Team team not None, const float[:, :] a not None, const float[:, :] b n
             if status != 0:
                 break
     check_status(status, "matmul")
+
+
+cdef void *_line_after(void *memory, size_t line) noexcept nogil:
+    """The first multiple of `line` from an address on."""
+    return <void *>((<uintptr_t>memory + line - 1) // line * line)
+
+
+cdef bint _matrix(object array, Py_buffer *view, int flags) except -1:
+    """Take an array's buffer if it is a plain matrix: exactly an ndarray, of float32, not empty, with strides of whole floats."""
+    if type(array) is not _ndarray:
+        return False
+    try:
+        PyObject_GetBuffer(array, view, flags | PyBUF_STRIDES | PyBUF_FORMAT)
+    except (BufferError, ValueError):
+        return False
+    if view.ndim == 2 and view.format[0] == b"f" and view.format[1] == 0 and view.shape[0] > 0 and view.shape[1] > 0 \
+            and view.strides[0] % 4 == 0 and view.strides[1] % 4 == 0 and <uintptr_t>view.buf % 4 == 0:
+        return True
+    PyBuffer_Release(view)
+    return False
+
+
+cdef bint _disjoint(const Py_buffer *out, const Py_buffer *other) noexcept:
+    """Whether the addresses that two matrices span have none in common; out's strides are positive."""
+    cdef const char *low = <const char *>other.buf
+    cdef const char *high = low + 4
+    cdef const char *start = <const char *>out.buf
+    cdef Py_ssize_t reach
+    cdef int d
+    for d in range(2):
+        reach = (other.shape[d] - 1) * other.strides[d]
+        if reach < 0:
+            low += reach
+        else:
+            high += reach
+    return start + (out.shape[0] - 1) * out.strides[0] + 4 * out.shape[1] <= low or high <= start
+
+
+cdef int _run_plain(Team team, const Py_buffer *a, const Py_buffer *b, const Py_buffer *c, Blocks blocks) except -1:
+    """The product, or 1 if it needs more buffer than may be uncounted."""
+    cdef const hyp_threads_api *region = api()
+    cdef hyp_team *threads = team._team
+    cdef const hyp_table *t = blocks.table
+    cdef hyp_gemm g
+    cdef size_t nbytes
+    cdef void *memory = NULL
+    cdef int status
+    g.m, g.k, g.n = a.shape[0], a.shape[1], b.shape[1]
+    g.a, g.b, g.c = <const float *>a.buf, <const float *>b.buf, <float *>c.buf
+    g.a_row, g.a_col, g.b_row, g.b_col = a.strides[0] // 4, a.strides[1] // 4, b.strides[0] // 4, b.strides[1] // 4
+    g.c_row = c.strides[0] // 4
+    nbytes = hyp_gemm_buffer(t, &g, &blocks.c)
+    if nbytes > UNCOUNTED:
+        return 1
+    if nbytes:
+        memory = PyMem_RawMalloc(nbytes + blocks.c.line)
+        if memory is NULL:
+            raise HyperionMemoryError(f"no memory for {nbytes} bytes of packed blocks")
+    with nogil:
+        status = hyp_gemm_run(t, region, threads, &g, &blocks.c, _line_after(memory, blocks.c.line) if memory else NULL)
+    PyMem_RawFree(memory)
+    check_status(status, "matmul")
+    return 0
+
+
+def plain_product(a, b, out, alone, team, threads, size_t small, Blocks blocks not None):
+    """The usual product, without the ceremony: None if anything about it is not usual, and nothing is done then.
+
+    Usual are plain matrices whose product is one, with rows in order, and apart from them; `out` may be NX    """
+    cdef Py_buffer x, y, z
+    cdef bint done = False
+    if not _matrix(a, &x, 0):
+        return None
+    if not _matrix(b, &y, 0):
+        PyBuffer_Release(&x)
+        return None
+    try:
+        if x.shape[1] != y.shape[0]:
+            return None
+        try:
+            result = _empty((x.shape[0], y.shape[1]), _float32) if out is None else out
+        except (MemoryError, ValueError):
+            return None
+        if not _matrix(result, &z, PyBUF_WRITABLE):
+            return None
+        try:
+            if z.shape[0] == x.shape[0] and z.shape[1] == y.shape[1] and (z.strides[1] == 4 or z.shape[1] == 1) \
+                    and (z.strides[0] >= 4 * z.shape[1] or z.shape[0] == 1) and _disjoint(&z, &x) and _disjoint(&z, &y):
+                few = <double>x.shape[0] * <double>x.shape[1] * <double>y.shape[1] < small
+                done = _run_plain(alone if few else team(threads), &x, &y, &z, blocks) == 0
+        finally:
+            PyBuffer_Release(&z)
+        return result if done else None
+    finally:
+        PyBuffer_Release(&x)
+        PyBuffer_Release(&y)
 
 
 # ---- Attention ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import os
 
+from libc.stdlib cimport getenv
+
 from hyperion.errors import InvalidArgumentError, UnsupportedError
 
 cdef extern from "dispatch/dispatch.h":
@@ -59,9 +61,10 @@ def levels():
 
 
 def default_level():
-    name = os.environ.get(ENVIRONMENT, "")
-    if not name:
+    cdef const char *wanted = getenv("HYPERION_SIMD")  # os.environ passes on what it is given; asking it takes ten times as long
+    if wanted is NULL or wanted[0] == 0:
         return _levels[len(_levels) - 1]
+    name = os.environ.get(ENVIRONMENT, "")
     if name not in LEVELS:
         raise InvalidArgumentError(f"{ENVIRONMENT} is one of {', '.join(LEVELS)}, not {name!r}")
     if name not in _levels:

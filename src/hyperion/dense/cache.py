@@ -170,5 +170,5 @@ def _blocks(config: CacheConfig, level: str | None) -> kernels.Blocks:
     block_rows = min(512, max(8 * rows, _second_cache() // 2 // 4 // depth))
     packed = max(1, min(_PANELS, _packed_values() // depth))
     return kernels.Blocks(
-        block_rows, depth, max(packed, block_rows), max(packed, cols), config.prefetch_bytes, config.cache_line_size
+        block_rows, depth, max(packed, block_rows), max(packed, cols), config.prefetch_bytes, config.cache_line_size, level
     )

@@ -112,7 +112,7 @@ def conv2d(
                     np.copyto(columns.reshape(depth, *kernel, last - first, width), windows[g * depth : (g + 1) * depth, :, :, first:last])
                     target = result[n, g * each : (g + 1) * each, first:last]
                     product = target.reshape(each, places)  # a copy where rows of results are apart
-                    multiply(matrices[g], columns.reshape(terms, places), product, cut, team, simd)
+                    multiply(matrices[g], columns.reshape(terms, places), product, cut, team)
                     if not np.may_share_memory(product, target):
                         target[...] = product.reshape(target.shape)
     if bias is not None:

@@ -17,14 +17,10 @@ from .cache import CacheConfig, blocks
 
 __all__ = ["matmul", "multiply"]
 
-_UNCOUNTED = 256 << 10
-"""Bytes of packed blocks that are not reserved: it would take as long as the product."""
-
-_ONE = np.zeros((1, 3), np.int64)
-"""Places of a batch of one."""
-
-_SMALL_WORK = 1 << 17
+_SMALL_WORK = 1 << 19
 """Multiplications below which a second thread brings nothing."""
+
+_ALONE = cpu.shared_team(1)
 
 
 def matmul(
@@ -70,6 +66,12 @@ def matmul(
         If the process's limit leaves no room for the packed blocks: at most half of the last cache's size and 256 KiB, and
         never more than about `a` and `b` take. Operands whose strides are no whole floats are copied first.
     """
+    if cache is None and simd is None:  # checks below take longer than a small product
+        small = _SMALL_WORK if threads is None else 0
+        cut = blocks(None, cpu.default_simd_level())
+        result = kernels.plain_product(a, b, out, _ALONE, cpu.shared_team, threads, small, cut)
+        if result is not None:
+            return result
     left, right = arrays.float32("a", a), arrays.float32("b", b)
     if cache is not None and not isinstance(cache, CacheConfig):
         raise InvalidArgumentError(f"cache must be a CacheConfig, not {type(cache).__name__}")
@@ -93,7 +95,7 @@ def matmul(
     work = math.prod(batch) * m * n * left2.shape[-1]
     team = cpu.shared_team(1 if threads is None and work < _SMALL_WORK else threads)
     level = cpu.default_simd_level() if simd is None else simd  # asked once
-    multiply(left2, right2, target, blocks(cache, level), team, level)
+    multiply(left2, right2, target, blocks(cache, level), team)
     return result
 
 
@@ -106,7 +108,7 @@ def _batch(a: Float32, b: Float32) -> tuple[int, ...] | None:
         return None
 
 
-def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Team, level: str | None) -> None:
+def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Team) -> None:
     """out = a b for checked arrays [..., m, k], [..., k, n] and [..., m, n]."""
     if out.size == 0:
         return
@@ -118,17 +120,15 @@ def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Te
             a, b, out = b.swapaxes(-1, -2), a.swapaxes(-1, -2), out.swapaxes(-1, -2)
         else:
             result = arrays.new(out.shape)
-            multiply(a, b, result, cut, team, level)
+            multiply(a, b, result, cut, team)
             out[...] = result
             return
     a, b = _whole_floats(a), _whole_floats(b)
-    nbytes = kernels.gemm_buffer_bytes(a.shape[-2], b.shape[-1], a.shape[-1], cut, level)
-    if a.ndim == b.ndim == out.ndim == 2 and nbytes <= _UNCOUNTED:
-        kernels.gemm(team, a, b, out, _ONE, cut, np.empty(nbytes, np.uint8), level)
-        return
+    first = a[_first(a)], b[_first(b)], out[_first(out)]
+    nbytes = kernels.gemm_buffer_bytes(*first, cut)
     places = arrays.places(out.shape[:-2], a[..., 0, 0], b[..., 0, 0], out[..., 0, 0])
     with arrays.scratch("matmul", nbytes) as buffer:
-        kernels.gemm(team, a[_first(a)], b[_first(b)], out[_first(out)], places, cut, buffer, level)
+        kernels.gemm(team, *first, places, cut, buffer)
 
 
 def _rows_contiguous(out: Float32) -> bool:

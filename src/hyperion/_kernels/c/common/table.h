@@ -168,14 +168,27 @@ typedef struct {
                        float *y);
 } hyp_sparse_kernels;
 /* ---- Dense products ---------------------------------------------------------------------------------------------------
- * c[i, j] = (first ? 0 : c[i, j]) + sum over p < k, in order, of a[p*mr + i] * b[p*ldb + j], for i < rows <= mr and j < nr.
- * Strides are in floats. ahead: bytes between what is multiplied and what is prefetched, 0 for no prefetching. */
-typedef void (*hyp_tile_fn)(size_t rows, size_t k, const float *a, const float *b, size_t ldb, float *c, ptrdiff_t ldc,
-                            int first, size_t ahead);
-#define HYP_GEMM_TILE 512 /* mr * nr is no greater */
+ * c[i, j] = (first ? 0 : c[i, j]) + sum over p < k, in order, of a[i, p] * b[p, j]. Strides are in floats and may be negative;
+ * columns of c are contiguous. ahead: bytes between what is multiplied and what is prefetched where memory is read in order, 0
+ * for no prefetching. */
 typedef struct {
-    size_t mr, nr;
-    hyp_tile_fn tile;
+    size_t k;
+    const float *a, *b;
+    ptrdiff_t a_row, a_col, b_row; /* of a[i, p]; of b[p, j], or of the transposed b[j, p] */
+    float *c;
+    ptrdiff_t c_row;
+    int first;
+    size_t ahead;
+} hyp_tile;
+typedef void (*hyp_tile_fn)(size_t rows, size_t cols, const hyp_tile *tile);
+typedef void (*hyp_tile_row_fn)(size_t cols, const hyp_tile *tile);
+typedef struct {
+    size_t mr, nr;        /* the greatest tile */
+    hyp_tile_fn tile;     /* columns of b are contiguous */
+    hyp_tile_row_fn row;  /* one row of any length: wider than a tile, as nothing but b is read */
+    hyp_tile_row_fn dots; /* one row of any length; b is transposed, so that b[j, p] is contiguous in p */
+    /* to[p * width + i] = from[i * stride + p] for i < count <= width, p < k. */
+    void (*pack)(const float *from, ptrdiff_t stride, size_t count, size_t k, size_t width, float *to);
 } hyp_gemm_kernel;
 
 /* How products of packed weights are cut; a model's own copy may be set, and no result depends on it. */

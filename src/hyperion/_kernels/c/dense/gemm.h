@@ -25,11 +25,18 @@ typedef struct {
     size_t line;  /* bytes of a cache line: packed panels begin at multiples of it */
 } hyp_blocks;
 
-/* Bytes of the packed blocks. */
-size_t hyp_gemm_buffer(const hyp_table *t, size_t m, size_t n, size_t k, const hyp_blocks *blocks);
+/* Bytes of the packed blocks; 0 where both matrices are read where they lie. */
+size_t hyp_gemm_buffer(const hyp_table *t, const hyp_gemm *g, const hyp_blocks *blocks);
 
 /* buffer: hyp_gemm_buffer bytes. */
 int hyp_gemm_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_gemm *g, const hyp_blocks *blocks,
                  void *buffer);
+
+/* A product of one row, or of one column as the transposed one of one row, in *row; 0 if it is neither, or if b's strides are such
+ * that it has to be packed. It needs no buffer. */
+int hyp_gemm_as_row(const hyp_gemm *g, hyp_gemm *row);
+
+/* What hyp_gemm_as_row gave. */
+int hyp_gemm_row_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_gemm *row, const hyp_blocks *blocks);
 
 #endif

@@ -1,70 +1,231 @@
-/* The tile of the float32 product, AVX-512: 14 x 32, 28 accumulators and two vectors of b in 32 registers; a is broadcast from memory. */
+/* The tiles of the float32 product, AVX-512: 14 x 32, 28 accumulators and two vectors of b in 32 registers; a is broadcast from memory. */
 #include "common/table.h"
 #include <immintrin.h>
 
 #define MR 14
 #define WIDTH 16
+#define WIDE 16 /* vectors of one row: b is read by whole KiB */
 
-/* `rows` is a constant wherever this is inlined. */
-HYP_INLINE void tile_avx512(const size_t rows, size_t k, const float *a, const float *b, size_t ldb, float *c, ptrdiff_t ldc,
-                         int first, size_t ahead)
+HYP_INLINE __mmask16 tail_mask(size_t n)
+{
+    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1u);
+}
+
+/* The rows of a by three, so that addresses are a base and once or twice the stride: fourteen pointers would not fit in registers. */
+typedef struct {
+    const char *base[(MR + 2) / 3];
+    ptrdiff_t row, col;
+} lines;
+
+HYP_INLINE lines lines_of(size_t rows, const hyp_tile *t)
+{
+    lines l;
+    l.row = t->a_row * (ptrdiff_t)sizeof(float), l.col = t->a_col * (ptrdiff_t)sizeof(float);
+#pragma GCC unroll 5
+    for (size_t g = 0; 3 * g < rows; g++) l.base[g] = (const char *)t->a + (ptrdiff_t)(3 * g) * l.row;
+    return l;
+}
+
+/* rows, vectors and masked are constants wherever this is inlined; `last` is the mask of the last vector. */
+HYP_INLINE void tile_avx512(const size_t rows, const size_t vectors, const int masked, __mmask16 last, const hyp_tile *t, size_t ahead)
 {
     __m512 sum[MR][2];
+    const char *b = (const char *)t->b;
+    const ptrdiff_t b_row = t->b_row * (ptrdiff_t)sizeof(float);
+    lines l = lines_of(rows, t);
+    const size_t end = vectors - 1;
 #pragma GCC unroll 14
     for (size_t i = 0; i < rows; i++) {
-        const float *row = c + (ptrdiff_t)i * ldc;
-        sum[i][0] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(row);
-        sum[i][1] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(row + WIDTH);
-    }
-    if (ahead) {
-        for (size_t i = 0; i < rows; i++) { /* the next tile's, to the second cache: in the first its rows may share one set */
-            const char *next = (const char *)(c + (ptrdiff_t)(i + MR) * ldc);
+        const float *row = t->c + (ptrdiff_t)i * t->c_row;
+#pragma GCC unroll 2
+        for (size_t v = 0; v < vectors; v++) {
+            if (t->first) sum[i][v] = _mm512_setzero_ps();
+            else if (masked && v == end) sum[i][v] = _mm512_maskz_loadu_ps(last, row + v * WIDTH);
+            else sum[i][v] = _mm512_loadu_ps(row + v * WIDTH);
+        }
+        if (ahead && !masked) { /* the next tile's, to the second cache: in the first its rows may share one set */
+            const char *next = (const char *)(row + MR * t->c_row);
             _mm_prefetch(next, _MM_HINT_T1);
             _mm_prefetch(next + 64, _MM_HINT_T1);
         }
     }
-    for (size_t p = 0; p < k; p++, a += MR, b += ldb) {
-        const __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + WIDTH);
-        if (ahead) {
-            _mm_prefetch((const char *)b + ahead, _MM_HINT_T0);
-            if (WIDTH == 16) _mm_prefetch((const char *)b + ahead + 64, _MM_HINT_T0);
-            _mm_prefetch((const char *)a + ahead, _MM_HINT_T0);
+    for (size_t p = 0; p < t->k; p++, b += b_row) {
+        __m512 col[2];
+#pragma GCC unroll 2
+        for (size_t v = 0; v < vectors; v++) {
+            const float *from = (const float *)b + v * WIDTH;
+            col[v] = masked && v == end ? _mm512_maskz_loadu_ps(last, from) : _mm512_loadu_ps(from);
+            if (ahead) _mm_prefetch(b + ahead + 64 * v, _MM_HINT_T0);
         }
+        if (ahead) _mm_prefetch(l.base[0] + ahead, _MM_HINT_T0);
 #pragma GCC unroll 14
         for (size_t i = 0; i < rows; i++) {
-            const __m512 v = _mm512_set1_ps(a[i]);
-            sum[i][0] = _mm512_fmadd_ps(v, b0, sum[i][0]);
-            sum[i][1] = _mm512_fmadd_ps(v, b1, sum[i][1]);
+            const __m512 v = _mm512_set1_ps(*(const float *)(l.base[i / 3] + (ptrdiff_t)(i % 3) * l.row));
+#pragma GCC unroll 2
+            for (size_t w = 0; w < vectors; w++) sum[i][w] = _mm512_fmadd_ps(v, col[w], sum[i][w]);
         }
+#pragma GCC unroll 5
+        for (size_t g = 0; 3 * g < rows; g++) l.base[g] += l.col;
     }
 #pragma GCC unroll 14
     for (size_t i = 0; i < rows; i++) {
-        float *row = c + (ptrdiff_t)i * ldc;
-        _mm512_storeu_ps(row, sum[i][0]);
-        _mm512_storeu_ps(row + WIDTH, sum[i][1]);
+        float *row = t->c + (ptrdiff_t)i * t->c_row;
+#pragma GCC unroll 2
+        for (size_t v = 0; v < vectors; v++) {
+            if (masked && v == end) _mm512_mask_storeu_ps(row + v * WIDTH, last, sum[i][v]);
+            else _mm512_storeu_ps(row + v * WIDTH, sum[i][v]);
+        }
     }
 }
 
-static void hyp_gemm_tile_avx512(size_t rows, size_t k, const float *a, const float *b, size_t ldb, float *c, ptrdiff_t ldc,
-                              int first, size_t ahead)
+#define TILES(name, vectors, masked, ahead)                                                   \
+    static void name(size_t rows, __mmask16 last, const hyp_tile *t)                          \
+    {                                                                                         \
+        switch (rows) {                                                                       \
+        case 1: tile_avx512(1, vectors, masked, last, t, ahead); break;                       \
+        case 2: tile_avx512(2, vectors, masked, last, t, ahead); break;                       \
+        case 3: tile_avx512(3, vectors, masked, last, t, ahead); break;                       \
+        case 4: tile_avx512(4, vectors, masked, last, t, ahead); break;                       \
+        case 5: tile_avx512(5, vectors, masked, last, t, ahead); break;                       \
+        case 6: tile_avx512(6, vectors, masked, last, t, ahead); break;                       \
+        case 7: tile_avx512(7, vectors, masked, last, t, ahead); break;                       \
+        case 8: tile_avx512(8, vectors, masked, last, t, ahead); break;                       \
+        case 9: tile_avx512(9, vectors, masked, last, t, ahead); break;                       \
+        case 10: tile_avx512(10, vectors, masked, last, t, ahead); break;                     \
+        case 11: tile_avx512(11, vectors, masked, last, t, ahead); break;                     \
+        case 12: tile_avx512(12, vectors, masked, last, t, ahead); break;                     \
+        case 13: tile_avx512(13, vectors, masked, last, t, ahead); break;                     \
+        default: tile_avx512(MR, vectors, masked, last, t, ahead);                            \
+        }                                                                                     \
+    }
+TILES(whole_avx512, 2, 0, 0)
+TILES(cut_avx512, 2, 1, 0)
+TILES(narrow_avx512, 1, 1, 0)
+
+static void hyp_gemm_tile_avx512(size_t rows, size_t cols, const hyp_tile *t)
 {
-    switch (rows) {
-    case 1: tile_avx512(1, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 2: tile_avx512(2, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 3: tile_avx512(3, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 4: tile_avx512(4, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 5: tile_avx512(5, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 6: tile_avx512(6, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 7: tile_avx512(7, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 8: tile_avx512(8, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 9: tile_avx512(9, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 10: tile_avx512(10, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 11: tile_avx512(11, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 12: tile_avx512(12, k, a, b, ldb, c, ldc, first, ahead); break;
-    case 13: tile_avx512(13, k, a, b, ldb, c, ldc, first, ahead); break;
-    default:
-        if (ahead) tile_avx512(MR, k, a, b, ldb, c, ldc, first, ahead);
-        else tile_avx512(MR, k, a, b, ldb, c, ldc, first, 0);
+    if (cols <= WIDTH) narrow_avx512(rows, tail_mask(cols), t);
+    else if (cols < 2 * WIDTH) cut_avx512(rows, tail_mask(cols - WIDTH), t);
+    else if (rows == MR && t->ahead) tile_avx512(MR, 2, 0, 0, t, t->ahead);
+    else whole_avx512(rows, 0, t);
+}
+
+/* ---- One row ------------------------------------------------------------------------------------------------------- */
+
+HYP_INLINE void row_avx512(const size_t vectors, __mmask16 last, const float *from, float *c, const hyp_tile *t)
+{
+    __m512 sum[WIDE];
+    const float *a = t->a;
+#pragma GCC unroll 16
+    for (size_t v = 0; v < vectors; v++) {
+        const __mmask16 mask = v == vectors - 1 ? last : (__mmask16)0xffff;
+        sum[v] = t->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, c + v * WIDTH);
+    }
+    for (size_t p = 0; p < t->k; p++, a += t->a_col, from += t->b_row) {
+        const __m512 x = _mm512_set1_ps(*a);
+#pragma GCC unroll 16
+        for (size_t v = 0; v < vectors; v++) {
+            const __mmask16 mask = v == vectors - 1 ? last : (__mmask16)0xffff;
+            sum[v] = _mm512_fmadd_ps(x, _mm512_maskz_loadu_ps(mask, from + v * WIDTH), sum[v]);
+        }
+    }
+#pragma GCC unroll 16
+    for (size_t v = 0; v < vectors; v++) _mm512_mask_storeu_ps(c + v * WIDTH, v == vectors - 1 ? last : (__mmask16)0xffff, sum[v]);
+}
+
+static void hyp_gemm_row_avx512(size_t cols, const hyp_tile *t)
+{
+    const __mmask16 all = (__mmask16)0xffff;
+    size_t j = 0;
+    for (; cols - j >= WIDE * WIDTH; j += WIDE * WIDTH) row_avx512(WIDE, all, t->b + j, t->c + j, t);
+    for (; cols - j >= 4 * WIDTH; j += 4 * WIDTH) row_avx512(4, all, t->b + j, t->c + j, t);
+    for (; j < cols; j += WIDTH) row_avx512(1, tail_mask(cols - j), t->b + j, t->c + j, t);
+}
+
+/* ---- Transposing: whole lines are read at once, as rows may share one set of the first cache ------------------------ */
+
+/* Columns p.. of 16 rows to 16 vectors, those that `mask` has. */
+HYP_INLINE void load_square_avx512(const float *const rows[16], size_t p, __mmask16 mask, __m512 to[16])
+{
+    __m512 r[16], t[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) r[i] = _mm512_maskz_loadu_ps(mask, rows[i] + p);
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) { /* pairs of rows */
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) /* four rows: lane l of r[i + q] is their column 4 l + q */
+#pragma GCC unroll 2
+        for (int q = 0; q < 2; q++) {
+            const __m512d even = _mm512_castps_pd(t[i + q]), odd = _mm512_castps_pd(t[i + 2 + q]);
+            r[i + 2 * q] = _mm512_castpd_ps(_mm512_unpacklo_pd(even, odd));
+            r[i + 2 * q + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(even, odd));
+        }
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) { /* lanes of all rows together */
+        const __m512 low02 = _mm512_shuffle_f32x4(r[q], r[4 + q], 0x88), low13 = _mm512_shuffle_f32x4(r[q], r[4 + q], 0xdd);
+        const __m512 high02 = _mm512_shuffle_f32x4(r[8 + q], r[12 + q], 0x88), high13 = _mm512_shuffle_f32x4(r[8 + q], r[12 + q], 0xdd);
+        to[q] = _mm512_shuffle_f32x4(low02, high02, 0x88), to[8 + q] = _mm512_shuffle_f32x4(low02, high02, 0xdd);
+        to[4 + q] = _mm512_shuffle_f32x4(low13, high13, 0x88), to[12 + q] = _mm512_shuffle_f32x4(low13, high13, 0xdd);
+    }
+}
+
+/* Pointers to `count` rows, the last one repeated up to 16. */
+HYP_INLINE void rows_from(const float *from, ptrdiff_t stride, size_t count, const float *rows[16])
+{
+    for (size_t i = 0; i < 16; i++) rows[i] = from + (ptrdiff_t)(i < count ? i : count - 1) * stride;
+}
+
+HYP_INLINE void dots_step(const float *const rows[16], size_t p, size_t n, const hyp_tile *t, __m512 *sum)
+{
+    const float *a = t->a + (ptrdiff_t)p * t->a_col;
+    __m512 v[16];
+    load_square_avx512(rows, p, tail_mask(n), v);
+#pragma GCC unroll 16
+    for (size_t q = 0; q < 16; q++)
+        if (q < n) *sum = _mm512_fmadd_ps(_mm512_set1_ps(a[(ptrdiff_t)q * t->a_col]), v[q], *sum);
+}
+
+static void hyp_gemm_dots_avx512(size_t cols, const hyp_tile *t)
+{
+    for (size_t j = 0; j < cols; j += 16) {
+        const __mmask16 mask = tail_mask(cols - j);
+        const float *rows[16];
+        rows_from(t->b + (ptrdiff_t)j * t->b_row, t->b_row, cols - j, rows);
+        __m512 sum = t->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, t->c + j);
+        size_t p = 0;
+        for (; p + 16 <= t->k; p += 16) {
+            if (t->ahead)
+                for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(rows[i] + p) + t->ahead, _MM_HINT_T0);
+            dots_step(rows, p, 16, t, &sum);
+        }
+        if (p < t->k) dots_step(rows, p, t->k - p, t, &sum);
+        _mm512_mask_storeu_ps(t->c + j, mask, sum);
+    }
+}
+
+/* Stores run over into the next column, which comes later; the last one must not. */
+static void hyp_gemm_pack_avx512(const float *from, ptrdiff_t stride, size_t count, size_t k, size_t width, float *to)
+{
+    for (size_t i = 0; i < count; i += 16) {
+        const __mmask16 own = tail_mask(count - i);
+        const int over = i + 16 > width;
+        const float *rows[16];
+        rows_from(from + (ptrdiff_t)i * stride, stride, count - i, rows);
+        for (size_t p = 0; p < k; p += 16) {
+            const size_t n = k - p < 16 ? k - p : 16;
+            float *at = to + p * width + i;
+            __m512 v[16];
+            load_square_avx512(rows, p, tail_mask(n), v);
+#pragma GCC unroll 16
+            for (size_t q = 0; q < 16; q++) {
+                if (q >= n) break;
+                if (over && p + q + 1 == k) _mm512_mask_storeu_ps(at + q * width, own, v[q]);
+                else _mm512_storeu_ps(at + q * width, v[q]);
+            }
+        }
     }
 }
 
@@ -72,4 +233,7 @@ void hyp_gemm_fill_avx512(hyp_table *t)
 {
     t->gemm.mr = MR, t->gemm.nr = 2 * WIDTH;
     t->gemm.tile = hyp_gemm_tile_avx512;
+    t->gemm.row = hyp_gemm_row_avx512;
+    t->gemm.dots = hyp_gemm_dots_avx512;
+    t->gemm.pack = hyp_gemm_pack_avx512;
 }

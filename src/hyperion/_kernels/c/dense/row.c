@@ -1,0 +1,61 @@
+/* Products of one row or one column: bound by reading the matrix once, which is not packed. */
+#include "dense/gemm.h"
+
+#define DEPTH 64                 /* rows of b whose pages are in use at a time */
+#define TASKS_A_THREAD 8
+#define COLS 256                 /* that a task has at least, where rows of b are read; 32 where columns are */
+#define LEAST_VALUES (1u << 14)  /* of b, that a task reads at least */
+#define MOST_VALUES (1u << 22)   /* and at most, so that a signal is seen soon */
+
+int hyp_gemm_as_row(const hyp_gemm *g, hyp_gemm *row)
+{
+    *row = *g;
+    if (g->m > 1) {
+        if (g->n > 1 || g->c_row != 1) return 0;
+        row->m = 1, row->n = g->m;
+        row->a = g->b, row->a_col = g->b_row;
+        row->b = g->a, row->b_row = g->a_col, row->b_col = g->a_row;
+    }
+    if (row->n == 1) row->b_col = 1;
+    return row->b_col == 1 || row->b_row == 1;
+}
+
+typedef struct {
+    const hyp_table *t;
+    const hyp_gemm *g;
+    size_t cols, depth;
+    size_t ahead;
+} row_job;
+
+static void row_task(void *arg, size_t begin, size_t end, size_t worker)
+{
+    const row_job *job = arg;
+    const hyp_gemm *g = job->g;
+    (void)worker;
+    for (size_t item = begin; item < end; item++) {
+        const size_t col = item * job->cols, cols = g->n - col < job->cols ? g->n - col : job->cols;
+        for (size_t p = 0; p < g->k; p += job->depth) {
+            const hyp_tile tile = {
+                .k = g->k - p < job->depth ? g->k - p : job->depth,
+                .a = g->a + (ptrdiff_t)p * g->a_col, .a_col = g->a_col,
+                .b = g->b + (ptrdiff_t)p * g->b_row + (ptrdiff_t)col * g->b_col, .b_row = g->b_col == 1 ? g->b_row : g->b_col,
+                .c = g->c + col, .first = p == 0, .ahead = job->ahead,
+            };
+            if (g->b_col == 1) job->t->gemm.row(cols, &tile);
+            else job->t->gemm.dots(cols, &tile);
+        }
+    }
+}
+
+int hyp_gemm_row_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_gemm *row, const hyp_blocks *blocks)
+{
+    row_job job = {.t = t, .g = row, .depth = blocks->depth, .ahead = blocks->ahead};
+    const size_t threads = api->size(team), unit = row->b_col == 1 ? COLS : 32;
+    const size_t least_cols = LEAST_VALUES / row->k + 1, most_cols = MOST_VALUES / row->k + 1;
+    job.cols = threads == 1 ? row->n : row->n / (threads * TASKS_A_THREAD);
+    if (job.cols < least_cols) job.cols = least_cols;
+    if (job.cols > most_cols) job.cols = most_cols;
+    job.cols = (job.cols + unit - 1) / unit * unit;
+    if (row->b_col == 1 && job.depth > DEPTH) job.depth = DEPTH;
+    return api->run(team, row_task, &job, (row->n + job.cols - 1) / job.cols, 1);
+}
