@@ -191,7 +191,7 @@ class Model(Transformer):
         Returns
         -------
         ndarray
-            float32 [n_tokens, vocab_size]; row i predicts token i + 1.
+            float32 [n_tokens, vocab_size]; row i predicts token i + 1. It is yours and not in the budget.
         """
         ids = self._prompt_ids(tokens)
         with self.session() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -69,13 +70,15 @@ def perplexity(
 
 
 def _negative_log_likelihood(model: Model, ids: list[int]) -> float:
-    """Of every token after the first, a few rows of logits at a time."""
-    total, step = 0.0, model.plan.logits_rows
+    """Of every token after the first. A row of logits is scored where the engine has it: many rows would pass the budget."""
+    losses = []
+
+    def score(entry: int, place: int, logits: np.ndarray) -> None:
+        row = logits.astype(np.float64)
+        target, top = row[ids[place + 1]], row.max()
+        row -= top
+        losses.append(float(top + np.log(np.exp(row, out=row).sum()) - target))
+
     with model.session() as session:
-        for start in range(0, len(ids) - 1, step):
-            part = ids[start : min(start + step, len(ids) - 1)]
-            logits = model.forward([(session, part)], logits="all")[0].astype(np.float64)
-            top = logits.max(axis=1)
-            targets = logits[np.arange(len(part)), ids[start + 1 : start + 1 + len(part)]]
-            total += float((top + np.log(np.exp(logits - top[:, None]).sum(axis=1)) - targets).sum())
-    return total
+        model.forward([(session, ids[:-1])], logits="all", each=score)
+    return math.fsum(losses)

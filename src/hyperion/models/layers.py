@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyperion.errors import HyperionRuntimeError, InvalidArgumentError
+from hyperion.models.evaluation import check_tokens
 from hyperion.scheduling.forward import ForwardScheduler
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class EngineLayers:
     def make_pass(self, sessions: list[History], ids: np.ndarray, positions: np.ndarray, sequences: np.ndarray) -> Pass:
         """A pass in the engine's own workspace, which holds `plan.chunk` tokens."""
         engine = self.engine
-        x, scratch = engine._workspace(len(ids))
+        x, scratch = engine.workspace.hidden(len(ids))
         caches = [session.cache for session in sessions]
         return Pass(sessions, ids, positions, sequences, caches, engine._rotation(positions), x, scratch)
 
@@ -156,7 +157,7 @@ class EngineLayers:
         for a in range(0, len(x), engine.plan.logits_rows):
             part = np.ascontiguousarray(x[a : a + engine.plan.logits_rows])
             rows = np.arange(len(part), dtype=np.int64)
-            logits, scratch = engine._logits_workspace(len(part))
+            logits, scratch = engine.workspace.logits(len(part))
             self.enter(self.count - 1)
             engine.runtime.head_forward(weights.output_norm, engine.config.norm_eps, weights.output, part, rows, logits, scratch)
             weights.count_use(len(weights.blocks))
@@ -316,7 +317,7 @@ class SteppedLayers:
         if self.session is None or self.session.closed:
             self.session = engine.session()
         session = self.session
-        ids = engine._check_tokens(session, tokens)
+        ids = check_tokens(engine, session, tokens)
         start, n = len(session), len(ids)
         x = np.empty((n, engine.config.dim), np.float32)
         none: Any = None

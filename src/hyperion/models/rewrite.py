@@ -64,7 +64,7 @@ def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any
     for session in model.open_sessions:
         session.truncate(0)
     model.scheduler.drop_kept()
-    model._release_workspace()
+    model.workspace.release()
     model.runtime.set_source(None)
     weights.unload()
     try:
@@ -104,7 +104,7 @@ def _take(model: Transformer, path: str) -> None:
         model._allocate_workspace()
         model._open_weights(None)
     except BaseException:
-        model._release_workspace()
+        model.workspace.release()
         model.container.close()
         raise
     model.loader.apply_window()

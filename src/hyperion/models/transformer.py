@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
@@ -25,7 +24,6 @@ from hyperion.memory import (
     MemoryBudget,
     MemoryStats,
     Reservation,
-    allocate,
     available_memory,
     parse_size,
     process_budget,
@@ -33,16 +31,18 @@ from hyperion.memory import (
 from hyperion.models.architectures import describe_model
 from hyperion.models.config import ModelConfig, rope_frequencies
 from hyperion.models.convert import Conversion, ConversionJob
+from hyperion.models.evaluation import Evaluation, Sink, Work
 from hyperion.models.layers import EngineLayers, SteppedLayers
 from hyperion.models.mixed import MixedPrecisionConfig
 from hyperion.models.prediction import Prediction, probe_compute, probe_stream
 from hyperion.models.prune import PruneConfig, PrunedTensor
 from hyperion.models.recipe import Recipe
 from hyperion.models.rewrite import rewrite
-from hyperion.models.session import Session
+from hyperion.models.session import Session, SessionRoom
 from hyperion.models.tokenizers import open_tokenizer, tokenizer_bytes
 from hyperion.models.tuning import CacheStats, EngineTuning, LayoutChange, SIMDOpType
 from hyperion.models.weights import ModelWeights, layer_sizes
+from hyperion.models.workspace import Workspace, round64
 from hyperion.scheduling.execution import LayerSchedulerConfig
 from hyperion.scheduling.forward import ForwardScheduler
 from hyperion.scheduling.layers import LayerScheduler
@@ -61,9 +61,6 @@ RUNTIME_BYTES = 13_000_000
 
 SAMPLING_BYTES = 40
 """What choosing a token takes for each that there is: copies of its logit, their order, probabilities and sums."""
-
-Work = Sequence[tuple[Session, Sequence[int]]]
-
 
 class Transformer:
     """An open model. Users make one with :func:`hyperion.load_model`, which returns the subclass that also writes text.
@@ -94,12 +91,10 @@ class Transformer:
     ) -> None:
         self._closed = False
         self._lock = threading.Lock()
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._weights: ModelWeights | None = None
-        self._scratch: Any = None
-        self._logits: Any = None
         self._reserved: dict[str, Reservation] = {}
-        self._kv_reservation: Reservation | None = None
+        self._room: SessionRoom | None = None
+        self.workspace: Any = None  # Workspace, once the model's sizes are known
         self._spool: SpoolFile | None = None
         self._tuning: Any = None  # EngineTuning while the model is open
         self.scheduler: Any = None
@@ -115,6 +110,7 @@ class Transformer:
             self.config, self._tensors = describe_model(self.container)
             self.context_length = _context(context_length, self.config)
             self.shape = self._make_shape()
+            self.workspace = Workspace(self.budget, self.config.dim, self.config.vocab_size)
             self.team = Team(self.threads)
             self.runtime = Runtime(self.team, simd)
             self._tuning = EngineTuning(self.runtime)
@@ -143,7 +139,7 @@ class Transformer:
             embedding=self._embedding_bytes(self.config, self._tensors),
             kv=lambda n: self.config.layers * self.shape.kv_bytes(n),
             scratch=self._pass_bytes,
-            logits=lambda n: n * self.config.vocab_size * 4 + head_scratch_bytes(self.config.dim, n),
+            logits=lambda n: round64(n * self.config.vocab_size * 4) + head_scratch_bytes(self.config.dim, n),
         )
         self.plan = make_plan(self._sizes, limit, self.context_length)
         later = {"sampling": self._sizes.fixed["sampling"]}  # when the peak of making the tokenizer is over
@@ -151,7 +147,7 @@ class Transformer:
         self.tokenizer = open_tokenizer(self.container)
         self._reserved["tokenizer"].resize(self._sizes.fixed["tokenizer"])
         self._reserved |= self.budget.reserve_all(later)
-        self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
+        self._room = SessionRoom(self.budget, self._lock, self._sizes.kv, self.context_length)
         self._allocate_workspace()
         self._open_weights(progress)
         self._layers = EngineLayers(self)
@@ -182,18 +178,12 @@ class Transformer:
 
     def _allocate_workspace(self) -> None:
         """What a pass works in, as large as the plan says."""
-        self._scratch = allocate(self.budget, "activations", self._pass_bytes(self.plan.chunk))
-        self._logits = allocate(self.budget, "logits", self._sizes.logits(self.plan.logits_rows))
-
-    def _release_workspace(self) -> None:
-        for buffer in (self._scratch, self._logits):
-            if buffer is not None:
-                buffer.close()
-        self._scratch = self._logits = None
+        rows = self.plan.logits_rows
+        self.workspace.allocate(self._pass_bytes(self.plan.chunk), self._sizes.logits(rows), rows)
 
     def _pass_bytes(self, tokens: int) -> int:
         """Hidden state and scratch of one pass of this many tokens."""
-        return _round64(tokens * self.config.dim * 4) + self.shape.scratch_bytes(tokens, self.threads)
+        return round64(tokens * self.config.dim * 4) + self.shape.scratch_bytes(tokens, self.threads)
 
     # ---- sessions ------------------------------------------------------------------------------------------------
 
@@ -214,46 +204,13 @@ class Transformer:
         """
         self._check_open()
         with self._lock:
-            capacity = self.context_length if capacity is None else max(1, min(capacity, self.context_length))
-            nbytes = self._sizes.kv(capacity)
-            first, self._kv_reservation = self._kv_reservation, None
-            if first is not None:
-                first.release()
-            try:
-                buffer = allocate(self.budget, "kv cache", nbytes, huge=False)
-            except BaseException:
-                if first is not None:
-                    self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
-                raise
-            session = Session(self, buffer, capacity)
-            self._sessions.add(session)
-            return session
-
-    def release_session(self, session: Session, buffer: Any) -> None:
-        """Give a closed session's cache back; the model keeps room for one."""
-        with self._lock:
-            self._sessions.discard(session)
-            buffer.close()
-            self._keep_room()
-
-    def drop_session(self, buffer: Any) -> None:
-        """Give the cache of a session back that nobody holds. Finalizers call it, in any thread: it waits for no lock."""
-        buffer.close()
-        if self._lock.acquire(blocking=False):
-            try:
-                self._keep_room()
-            finally:
-                self._lock.release()
-
-    def _keep_room(self) -> None:
-        """Where no session is open, hold the memory that the plan has for one."""
-        if not self._closed and not self.open_sessions and self._kv_reservation is None:
-            self._kv_reservation = self.budget.reserve("kv cache", self._sizes.kv(self.context_length))
+            assert self._room is not None
+            return self._room.open(self, self.context_length if capacity is None else max(1, min(capacity, self.context_length)))
 
     @property
     def open_sessions(self) -> list[Session]:
         """The sessions that hold a cache."""
-        return [s for s in self._sessions if not s.closed]
+        return [] if self._room is None else self._room.sessions
 
     # ---- re-planning ---------------------------------------------------------------------------------------------
 
@@ -289,7 +246,7 @@ class Transformer:
         """Sizes for a plan beside the sessions that are open now."""
         open_kv = sum(s.nbytes for s in self.open_sessions)
         sizes = dataclasses.replace(self._sizes, fixed=self._sizes.fixed | {"open sessions": open_kv, "kept free": reserve})
-        if self._kv_reservation is None:  # the session that the plan counts is open
+        if self._room is not None and not self._room.kept:  # the session that the plan counts is open
             sizes = dataclasses.replace(sizes, kv=lambda n: 0)
         return sizes
 
@@ -352,7 +309,7 @@ class Transformer:
         weights, before = self._weights, self.plan
         assert weights is not None and self.budget.limit is not None
         self.scheduler.drop_kept()
-        self._release_workspace()
+        self.workspace.release()
         self.runtime.set_source(None)
         self.budget.set_limit(max(limit, self.budget.limit))
         self.plan = plan
@@ -441,6 +398,7 @@ class Transformer:
         work: Work,
         *,
         logits: Literal["last", "all"] = "last",
+        each: Sink | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[np.ndarray]:
         """Evaluate tokens of one or more sessions together.
@@ -451,13 +409,16 @@ class Transformer:
             Each session once, with at least one token.
         logits : {"last", "all"}
             Logits of each session's last token, or of all its tokens.
+        each : callable, optional
+            Called with (entry of the work, place among its tokens, float32 [vocab_size] logits) instead of collecting them.
+            The row is the engine's own memory, whose contents change after the call: this adds nothing to the budget.
         progress : callable, optional
             Called with (tokens done, tokens in all) after every pass.
 
         Returns
         -------
         list of ndarray
-            For each session float32 [1 or n_tokens, vocab_size].
+            For each session float32 [1 or n_tokens, vocab_size]; not in the budget, as they are the caller's. Empty with `each`.
 
         Notes
         -----
@@ -465,69 +426,15 @@ class Transformer:
         If a pass fails or is interrupted, the sessions keep the tokens of the passes that were finished.
         """
         self._check_open()
-        queue = [(session, self._check_tokens(session, tokens)) for session, tokens in work]
-        if len({id(s) for s, _ in queue}) != len(queue):
-            raise InvalidArgumentError("a session may take part in a pass once")
-        keep = [len(ids) if logits == "all" else 1 for _, ids in queue]
-        results = [np.empty((n, self.config.vocab_size), np.float32) for n in keep]
-        total = sum(len(ids) for _, ids in queue)
-        done = 0
+        if logits not in ("last", "all"):
+            raise InvalidArgumentError(f"logits is {logits!r:.40}, expected 'last' or 'all'")
+        every, results = logits == "all", list[np.ndarray]()
+        call = Evaluation(self, work, every, each or (lambda i, place, row: np.copyto(results[i][place if every else 0], row)))
+        if each is None:
+            results += [np.empty((n if every else 1, self.config.vocab_size), np.float32) for n in call.sizes]
         with self._lock:
-            self._layers.begin()
-            self.scheduler.begin_forward(total)
-            while queue_left := [(i, s, ids) for i, (s, ids) in enumerate(queue) if len(ids)]:
-                rows = self.plan.logits_rows
-                batch = _cut(queue_left, rows, rows) if logits == "all" else _cut(queue_left, self.plan.chunk, rows)
-                self._pass(batch, logits, queue, results)
-                self.loader.after_pass()
-                for i, session, ids in batch:
-                    session.tokens.extend(ids.tolist())
-                    queue[i] = (session, queue[i][1][len(ids) :])
-                    done += len(ids)
-                if progress is not None:
-                    progress(done, total)
+            call.run(progress)
         return results
-
-    def _check_tokens(self, session: Session, tokens: Sequence[int]) -> np.ndarray:
-        if session.model is not self:
-            raise InvalidArgumentError("the session belongs to another model")
-        try:
-            given = np.asarray(tokens)
-        except (TypeError, ValueError):
-            given = np.empty(1, object)
-        if given.size and given.dtype.kind not in "iu":  # a float is refused and not cut off, and bytes are no ids
-            raise InvalidArgumentError(f"tokens are integers, not {tokens!r:.60}")
-        ids = given.astype(np.int64)
-        if ids.ndim != 1 or ids.size == 0:
-            raise InvalidArgumentError(f"expected one or more token ids in one dimension, got shape {ids.shape}")
-        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
-            bad = int(ids[(ids < 0) | (ids >= self.config.vocab_size)][0])
-            raise InvalidArgumentError(f"token id {bad} is outside of the vocabulary of {self.config.vocab_size}")
-        if len(session) + ids.size > session.capacity:
-            raise InvalidArgumentError(
-                f"{len(session)} tokens and {ids.size} more do not fit the context of {session.capacity}; "
-                f"open the model with a larger context_length (the model allows {self.config.context_length})"
-            )
-        return ids
-
-    def _pass(self, batch: list[Any], logits: str, queue: list[Any], results: list[np.ndarray]) -> None:
-        """One pass over all layers for a cut of the work; the lock is held."""
-        ids = np.concatenate([part for _, _, part in batch])
-        lengths = [len(part) for _, _, part in batch]
-        positions = np.concatenate([np.arange(len(s), len(s) + n, dtype=np.int64) for (_, s, _), n in zip(batch, lengths, strict=True)])
-        sequences = np.repeat(np.arange(len(batch), dtype=np.int32), lengths)
-        work = self._layers.make_pass([session.history for _, session, _ in batch], ids, positions, sequences)
-        work.row = self._layers.rows
-        work.finish = lambda work: self._head(batch, lengths, logits, queue, results, work.x)
-        finished = False
-        try:
-            self._layers.rewind_stream()
-            assert self._weights is not None
-            self._weights.begin_pass()
-            self.scheduler.run_pass(work)
-            finished = True
-        finally:
-            self._layers.end(work, finished=finished)
 
     def layer_source(self) -> EngineLayers:
         """The layers as a :class:`LayerScheduler` runs them."""
@@ -538,38 +445,6 @@ class Transformer:
         """Add the layers to a graph, for a sequence of its own that is evaluated step by step."""
         self._check_open()
         SteppedLayers(self, graph)
-
-    def _head(self, batch: list[Any], lengths: list[int], logits: str, queue: list[Any], results: list[np.ndarray], x: np.ndarray) -> None:
-        """Final norm and output matrix for the rows whose logits are wanted (one of them at least: the stream goes on)."""
-        weights = self._weights
-        assert weights is not None and weights.output is not None
-        ends = np.cumsum(lengths)
-        if logits == "all":
-            rows = np.arange(ends[-1], dtype=np.int64)
-            places = [
-                (i, len(results[i]) - len(queue[i][1]) + j) for (i, _, _), n in zip(batch, lengths, strict=True) for j in range(n)
-            ]
-        else:
-            last = [(i, int(e) - 1) for (i, _, part), e in zip(batch, ends, strict=True) if len(part) == len(queue[i][1])]
-            rows = np.array([row for _, row in last] or [ends[-1] - 1], dtype=np.int64)
-            places = [(i, 0) for i, _ in last]
-        out, scratch = self._logits_workspace(len(rows))
-        self.runtime.head_forward(weights.output_norm, self.config.norm_eps, weights.output, x, rows, out, scratch)
-        weights.count_use(len(weights.blocks))
-        for row, (i, j) in enumerate(places):
-            results[i][j] = out[row]
-
-    def _workspace(self, m: int) -> tuple[np.ndarray, np.ndarray]:
-        nbytes = m * self.config.dim * 4
-        view = np.frombuffer(self._scratch, np.uint8)
-        return view[:nbytes].view(np.float32).reshape(m, -1), view[_round64(nbytes) :]
-
-    def _logits_workspace(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        if n > self.plan.logits_rows:
-            raise HyperionRuntimeError(f"{n} rows of logits are wanted of a buffer of {self.plan.logits_rows}")
-        nbytes = n * self.config.vocab_size * 4
-        view = np.frombuffer(self._logits, np.uint8)
-        return view[:nbytes].view(np.float32).reshape(n, -1), view[_round64(nbytes) :]
 
     def _rotation(self, positions: np.ndarray) -> np.ndarray:
         angles = positions[:, None].astype(np.float64) * self._frequencies
@@ -732,11 +607,12 @@ class Transformer:
             if self._weights is not None:
                 self._weights.close()
                 self._weights = None
-            self._release_workspace()
+            if self.workspace is not None:
+                self.workspace.release()
             for reservation in self._reserved.values():
                 reservation.release()
-            if self._kv_reservation is not None:
-                self._kv_reservation.release()
+            if self._room is not None:
+                self._room.close()
             if self._tuning is not None:
                 self._tuning.close()
                 self._tuning = None
@@ -757,16 +633,6 @@ class Transformer:
         self.close()
 
 
-def _cut(queue: list[Any], tokens: int, sessions: int) -> list[Any]:
-    """As much of the work as one pass takes, in order."""
-    batch: list[Any] = []
-    for i, session, ids in queue[:sessions]:
-        part = ids[: tokens - sum(len(p) for _, _, p in batch)]
-        if len(part):
-            batch.append((i, session, part))
-    return batch
-
-
 def _thread_count(threads: int | None) -> int:
     if threads is None:
         return cpu.default_threads()
@@ -781,7 +647,3 @@ def _context(wanted: int | None, config: ModelConfig) -> int:
     if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= config.context_length:
         raise InvalidArgumentError(f"context_length is {wanted!r}, expected an integer from 1 to the model's {config.context_length}")
     return wanted
-
-
-def _round64(n: int) -> int:
-    return (n + 63) // 64 * 64
