@@ -27,10 +27,11 @@ before = read("VmRSS")
 path, budget, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with hyperion.load_model(path, memory_budget=budget, threads=threads, context_length=int(sys.argv[4])) as model:
     model.generate(list(range(300, 300 + model.context_length - 4)), max_length=3, temperature=0)
-    model.generate("The ceiling holds", max_length=3, temperature=0.8, seed=1)
+    model.generate("The ceiling holds", max_length=3, temperature=0.8, seed=1, logprobs=5)
+    model.perplexity(list(range(300, 300 + model.context_length))[: 2 + 2 * model.plan.logits_rows])
     str(model.plan)
-    used = model.budget.used
-print(json.dumps({"growth": read("VmHWM") - before, "used": used}))
+    used, pinned, streamed = model.budget.used, model.plan.pinned_bytes, model.plan.streamed_bytes
+print(json.dumps({"growth": read("VmHWM") - before, "used": used, "pinned": pinned, "streamed": streamed}))
 """
 
 
@@ -76,3 +77,17 @@ def test_a_process_grows_by_no_more_than_the_budget(models, name, threads, above
     found = run(path, budget, threads)
     assert found["growth"] <= budget
     assert found["used"] <= budget
+    assert found["growth"] >= found["pinned"]  # what is pinned is in memory
+    assert found["streamed"] == 0 or found["used"] >= 0.97 * budget  # and what is streamed had no room
+
+
+def test_a_budget_beyond_the_smallest_pins_weights(models):
+    """What a byte more buys: weights, but for the share of longer chunks and the ring."""
+    with hyperion.load_model(models("llama-spm"), context_length=CONTEXT) as model:
+        least, weights = model.smallest_budget, model.plan.weight_bytes
+        assert model.plan.resident
+        for share in (0.3, 0.5, 0.7, 0.9):
+            plan = model.replan(int(least + share * weights))
+            assert plan.pinned_bytes >= (share - 0.2) * weights
+            assert plan.total >= 0.97 * plan.budget
+        assert model.replan(int(least + 1.3 * weights)).streamed_bytes == 0

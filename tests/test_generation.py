@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hyperion
+from benchmarks import synthetic
 from hyperion.cli.common import model_path
 from hyperion.generation import Sampler
 from hyperion.generation.stops import StopFilter
@@ -286,3 +287,43 @@ def test_a_name_that_is_not_there_says_whose():
     with pytest.raises(AttributeError, match="'load_modle'") as error:
         _ = hyperion.load_modle
     assert (error.value.name, error.value.obj) == ("load_modle", hyperion)  # from which Python suggests another
+
+
+def test_perplexity_is_the_same_number_under_every_budget(model, streamed):
+    text = "What light through yonder window breaks? It is the east, and Juliet is the sun. " * 4
+    ids = model.tokenizer.encode(text, add_special=False)
+    scored = [model.tokenizer.bos_id, *ids]
+    rows = np.stack([log_softmax(row) for row in model.logits(scored)])
+    exact = np.exp(-rows[np.arange(len(ids)), ids].mean())
+    assert model.perplexity(text) == pytest.approx(exact, rel=1e-12)
+    assert streamed.plan.logits_rows < model.plan.logits_rows
+    assert streamed.perplexity(text, window=200) == model.perplexity(text, window=200)
+
+
+def test_logits_may_be_taken_where_the_engine_has_them(model):
+    a, b = model.tokenizer.encode(PROMPT), [3, 4, 5]
+    expected = {(i, place): row for i, ids in enumerate((a, b)) for place, row in enumerate(model.logits(ids))}
+    for every in ("all", "last"):
+        found = {}
+        with model.session() as first, model.session() as second:
+            work = [(first, a), (second, b)]
+            assert model.forward(work, logits=every, each=lambda i, place, row, found=found: found.update({(i, place): row.copy()})) == []
+        wanted = expected if every == "all" else {k: expected[k] for k in ((0, len(a) - 1), (1, len(b) - 1))}
+        assert list(found) == list(wanted)
+        assert all(np.array_equal(found[k], wanted[k]) for k in wanted)
+    with model.session() as session:
+        with pytest.raises(hyperion.InvalidArgumentError, match="'last' or 'all'"):
+            model.forward([(session, a)], logits="none")
+        with pytest.raises(hyperion.InvalidArgumentError, match="a pass once"):
+            model.forward([(session, a), (session, a)])
+
+
+def test_rows_of_logits_of_any_length_fit_their_buffer(tmp_path):
+    """Rows that do not end with a cache line, with the scratch behind them."""
+    synthetic.write_model(tmp_path / "m.gguf", synthetic.Shape(n_layers=1, width=64, feed_forward=64, heads=2, kv_heads=1, vocab=1051), "q8_0")
+    with hyperion.load_model(tmp_path / "m.gguf", context_length=16) as odd:
+        expected = odd.logits(range(1, 10))
+        for above in (0, 50_000, 200_000):
+            odd.replan(odd.smallest_budget + above)
+            assert odd.plan.logits_rows < 9
+            assert np.array_equal(odd.logits(range(1, 10)), expected)
