@@ -2,7 +2,7 @@
 """The C library's malloc and free behind the same contract as a pool's blocks: the peer of `benchmarks/pool.py`.
 
 A handle with a buffer, freed once, refused after that, kept alive by its views. As thin as the contract permits.
-`Nothing` has handles without memory: what the two calls cost, whatever the allocator behind them.
+`Nothing` has handles without memory (freeing NULL does nothing): what the two calls cost, whatever the allocator.
 """
 
 cimport cython
@@ -54,13 +54,8 @@ cdef class Malloc:
             (<MallocBlock> block)._data = NULL
 
 
-cdef class Nothing:
+cdef class Nothing(Malloc):
     def alloc(self, size_t nbytes):
         cdef MallocBlock block = MallocBlock.__new__(MallocBlock)
         block._nbytes = nbytes
         return block
-
-    def free(self, block):
-        if type(block) is not MallocBlock or (<MallocBlock> block)._closed:
-            raise RuntimeError("not a live block")
-        (<MallocBlock> block)._closed = True
