@@ -1,15 +1,7 @@
 """The memory ledger and what is allocated under it."""
 
-from .budget import (
-    MemoryBudget,
-    MemoryStats,
-    Reservation,
-    available_memory,
-    format_size,
-    parse_size,
-    process_budget,
-    total_memory,
-)
+from .budget import MemoryBudget, MemoryStats, Reservation, process_budget
+from .machine import available_memory, total_memory
 from .pool import (
     Block,
     MemoryConfig,
@@ -22,6 +14,7 @@ from .pool import (
     free,
     init_memory,
 )
+from .sizes import format_size, parse_size
 from .tracking import enable_memory_tracking, generate_memory_report, get_memory_stats
 
 __all__ = [

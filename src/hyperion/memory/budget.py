@@ -7,19 +7,18 @@ counts in its budget and in all ancestors, in all or in none.
 
 from __future__ import annotations
 
-import operator
 import os
-import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING
 
-from .._kernels import system
 from .._kernels.blocks import Pool, Site, calling_site
 from ..errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
+from .machine import available_memory, total_memory
+from .sizes import enough, format_size, parse_size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,94 +52,6 @@ class _Lock:
 
 
 _lock = _Lock()
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmgtp]?)(i?)(b?)", re.IGNORECASE | re.ASCII)
-_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_LARGEST = 2**63 - 1
-
-
-# ---- Sizes -------------------------------------------------------------------------------------------------
-
-
-def parse_size(size: str | float | SupportsIndex) -> int:
-    """Return a number of bytes.
-
-    Parameters
-    ----------
-    size : int or str
-        Bytes (a float that is a whole number will do: ``2e9``), or text such as ``"512MB"`` (512 * 10**6), ``"512MiB"``
-        (512 * 2**20), ``"1.5 GB"`` or ``"4096"``. Case does not matter. Fractions of a byte are dropped.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If `size` is anything else, negative, or larger than an address space.
-    """
-    if isinstance(size, str):
-        match = _SIZE.fullmatch(size.strip())
-        known = match is not None and (match[4] or not match[2]) and (match[2] or not match[3])
-        if match is None or not known or ("." in match[1] and not match[2]):
-            raise InvalidArgumentError(
-                f'a size is a number of bytes or text like "512MB" or "1.5 GiB", not {size!r}'
-            )
-        whole, _, part = match[1].partition(".")
-        unit = (1024 if match[3] else 1000) ** _POWER[match[2].lower()]
-        value = int(whole + part) * unit // 10 ** len(part)  # in integers: exact
-    else:
-        try:
-            if isinstance(size, bool):
-                raise TypeError
-            whole_float = isinstance(size, float) and size.is_integer()
-            value = int(size) if whole_float else operator.index(size)  # type: ignore[arg-type]
-        except TypeError:
-            kind = type(size).__name__
-            raise InvalidArgumentError(f"a size is an integer or text, not {kind} {size!r}") from None
-    if not 0 <= value <= _LARGEST:
-        raise InvalidArgumentError(f"a size is from 0 to {_LARGEST} bytes, not {size!r}")
-    return value
-
-
-def format_size(nbytes: int) -> str:
-    """Return a size in the decimal unit that suits it, with three digits: ``"1.50 GB"``, ``"17 B"``."""
-    sign, value = ("-", -nbytes) if nbytes < 0 else ("", nbytes)
-    if value < 1000:
-        return f"{sign}{value} B"
-    for power, prefix in enumerate("KMGTPE", 1):
-        amount = value / 1000**power
-        if amount < 999.5 or prefix == "E":
-            break
-    digits = 2 if amount < 9.995 else 1 if amount < 99.95 else 0
-    return f"{sign}{amount:.{digits}f} {prefix}B"
-
-
-def _enough(nbytes: int) -> str:
-    """Return the smallest size of at most three digits and a unit that is not below `nbytes`."""
-    for power, prefix in enumerate(["", "K", "M", "G", "T", "P"]):
-        amount = -(-nbytes // 1000**power)
-        if amount < 1000 or prefix == "P":
-            break
-    return f"{amount}{prefix}B"
-
-
-# ---- The machine -------------------------------------------------------------------------------------------
-
-
-def available_memory() -> int:
-    """Return the bytes that this process can still take without swapping.
-
-    The least of what the machine has available and what each control group (version 1 or 2) leaves, page
-    cache that can be reclaimed counted as free.
-    """
-    available = system.machine_memory()[1]
-    return min([available, *(max(0, limit - used) for limit, used in system.memory_groups())])
-
-
-def total_memory() -> int:
-    """Return the bytes that this process could ever have: the machine's, or its control group's limit."""
-    return min([system.machine_memory()[0], *(limit for limit, _ in system.memory_groups())])
-
-
-# ---- The ledger --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -541,7 +452,7 @@ class MemoryBudget:
         return partial(
             MemoryBudgetError,
             f"the memory budget {self._name!r} of {limit:,} bytes {what};"
-            f" the smallest that would do is {required:,} bytes ({_enough(required)})\n{table}",
+            f" the smallest that would do is {required:,} bytes ({enough(required)})\n{table}",
             budget=self._name,
             limit=limit,
             asked=asked,

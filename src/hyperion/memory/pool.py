@@ -16,7 +16,10 @@ from .._kernels import blocks
 from .._kernels.blocks import Block, Pool
 from .._kernels.pool import PageBuffer, rounded
 from ..errors import InvalidArgumentError
-from .budget import MemoryBudget, MemoryStats, parse_size, process_budget, total_memory
+from ..members import member
+from .budget import MemoryBudget, MemoryStats, process_budget
+from .machine import total_memory
+from .sizes import parse_size
 
 __all__ = [
     "Block",
@@ -62,15 +65,6 @@ class MemoryStrategy(enum.Enum):
     HYBRID = blocks.HYBRID
 
 
-def _strategy(value: Any) -> MemoryStrategy:
-    if isinstance(value, str) and value.upper() in MemoryStrategy.__members__:
-        return MemoryStrategy[value.upper()]
-    if not isinstance(value, MemoryStrategy):
-        names = ", ".join(MemoryStrategy.__members__)
-        raise InvalidArgumentError(f"MemoryConfig.strategy is {value!r}, expected a MemoryStrategy: {names}")
-    return value
-
-
 @dataclasses.dataclass(kw_only=True)
 class MemoryConfig:
     """Settings of a pool; checked when made and when a field is set.
@@ -106,7 +100,7 @@ class MemoryConfig:
         elif name == "max_pool_size":
             value = None if value is None else parse_size(value)
         elif name == "strategy":
-            value = _strategy(value)
+            value = member(MemoryStrategy, value, "MemoryConfig.strategy")
         elif name in ("track_allocations", "enable_optimization"):
             if not isinstance(value, bool):
                 raise InvalidArgumentError(f"MemoryConfig.{name} is {value!r}, expected a bool")
@@ -171,7 +165,7 @@ class MemoryPool(Pool):
     ) -> None:
         self._config = config = dataclasses.replace(config) if config is not None else MemoryConfig()
         self._budget = budget if budget is not None else process_budget()
-        initial, strategy = parse_size(config.initial_pool_size), _strategy(config.strategy)
+        initial, strategy = parse_size(config.initial_pool_size), member(MemoryStrategy, config.strategy, "MemoryConfig.strategy")
         grows = strategy in (MemoryStrategy.DYNAMIC, MemoryStrategy.HYBRID)
         if config.max_pool_size is not None:
             capacity = parse_size(config.max_pool_size)
@@ -215,7 +209,7 @@ class MemoryPool(Pool):
     @property
     def strategy(self) -> MemoryStrategy:
         """How blocks are made."""
-        return _strategy(self._config.strategy)
+        return member(MemoryStrategy, self._config.strategy, "MemoryConfig.strategy")
 
     def stats(self) -> MemoryStats:
         """Return all counters of one moment.

@@ -22,7 +22,8 @@ from .._kernels import blocks
 from ..errors import HyperionRuntimeError, InvalidArgumentError
 from ..io import write_file
 from . import budget as ledger
-from .budget import MemoryBudget, MemoryStats, format_size, process_budget
+from .budget import MemoryBudget, MemoryStats, process_budget
+from .sizes import format_size
 from .timeline import draw_timeline
 
 __all__ = ["MemoryTracker", "enable_memory_tracking", "generate_memory_report", "get_memory_stats"]

@@ -7,6 +7,7 @@ import enum
 from typing import Any
 
 from hyperion.errors import InvalidArgumentError
+from hyperion.members import member
 
 __all__ = ["GROUPS", "MixedPrecisionConfig", "Precision", "init_mixed_precision_config", "parse_mixed_precision"]
 
@@ -57,7 +58,7 @@ class MixedPrecisionConfig:
     def __setattr__(self, name: str, value: Any) -> None:
         if name.removesuffix("_precision") not in GROUPS or not name.endswith("_precision"):
             raise InvalidArgumentError(f"MixedPrecisionConfig has no field {name!r}; it has {', '.join(g + '_precision' for g in GROUPS)}")
-        object.__setattr__(self, name, _precision(name, value))
+        object.__setattr__(self, name, member(Precision, value, name))
 
     def types(self, *, tied: bool = False) -> dict[str, str]:
         """The numeric type of each group; `tied`: the embedding is the output head as well."""
@@ -69,15 +70,6 @@ class MixedPrecisionConfig:
     def copy(self) -> MixedPrecisionConfig:
         """A copy that later changes do not reach."""
         return dataclasses.replace(self)
-
-
-def _precision(name: str, value: Any) -> Precision:
-    if isinstance(value, Precision):
-        return value
-    if isinstance(value, str) and value.upper() in Precision.__members__:
-        return Precision[value.upper()]
-    known = ", ".join(p.name.lower() for p in Precision)
-    raise InvalidArgumentError(f"{name} is {value!r:.40}, expected a Precision: {known}")
 
 
 def init_mixed_precision_config() -> MixedPrecisionConfig:

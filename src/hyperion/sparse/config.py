@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidArgumentError
+from ..members import member
 
 __all__ = ["LARGEST_BLOCK", "SparseConfig", "SparseFormat", "block_size_of", "format_of"]
 
@@ -26,12 +27,7 @@ class SparseFormat(enum.IntEnum):
 
 def format_of(value: Any) -> SparseFormat:
     """A format given as such or by name."""
-    if isinstance(value, str) and value.upper() in SparseFormat.__members__:
-        return SparseFormat[value.upper()]
-    if not isinstance(value, SparseFormat):
-        names = ", ".join(SparseFormat.__members__)
-        raise InvalidArgumentError(f"a sparse format is a SparseFormat or one of {names}, not {value!r}")
-    return value
+    return member(SparseFormat, value, "the sparse format")
 
 
 def block_size_of(value: Any) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hyperion.errors import InvalidArgumentError
+from hyperion.members import member
 from hyperion.memory import MemoryBudget, MemoryConfig, MemoryPool, MemoryStrategy, engine_pool, parse_size
 
 __all__ = ["SEGMENT", "DataType", "TensorAllocStrategy", "TensorMemoryConfig", "TensorMemoryStats", "check_dims", "count"]
@@ -85,15 +86,6 @@ class TensorAllocStrategy(enum.Enum):
     STREAMING = 2
 
 
-def _strategy(value: Any) -> TensorAllocStrategy:
-    if isinstance(value, str) and value.upper() in TensorAllocStrategy.__members__:
-        return TensorAllocStrategy[value.upper()]
-    if not isinstance(value, TensorAllocStrategy):
-        names = ", ".join(TensorAllocStrategy.__members__)
-        raise InvalidArgumentError(f"TensorMemoryConfig.strategy is {value!r}, expected a TensorAllocStrategy: {names}")
-    return value
-
-
 @dataclasses.dataclass(kw_only=True)
 class TensorMemoryConfig:
     """Settings of tensors; checked when made and when a field is set.
@@ -122,7 +114,7 @@ class TensorMemoryConfig:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "strategy":
-            value = _strategy(value)
+            value = member(TensorAllocStrategy, value, "TensorMemoryConfig.strategy")
         elif name in ("pool_size", "stream_buffer_size"):
             value = parse_size(value)
             if name == "stream_buffer_size" and value < SMALLEST_WINDOW:

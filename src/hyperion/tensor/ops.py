@@ -17,6 +17,7 @@ import numpy as np
 from hyperion import dense
 from hyperion._kernels import ops as kernels
 from hyperion.errors import InvalidArgumentError
+from hyperion.members import member
 
 from .config import SEGMENT, DataType
 
@@ -80,11 +81,7 @@ class TensorOp(enum.Enum):
     @classmethod
     def of(cls, op: Any) -> TensorOp:
         """The member for a member or its name in any case."""
-        if isinstance(op, cls):
-            return op
-        if isinstance(op, str) and op.upper() in cls.__members__:
-            return cls[op.upper()]
-        raise InvalidArgumentError(f"op is {op!r}, expected a TensorOp: {', '.join(cls.__members__)}")
+        return member(cls, op, "op")
 
 
 Kernel = Callable[[np.ndarray], object]
