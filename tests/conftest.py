@@ -1,8 +1,11 @@
 """Fixtures that every test module may use."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import hyperion
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -13,3 +16,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of reference data is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def path(shared: Path) -> Path:
+    """A small model with Q4_0 weights."""
+    return shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
+
+
+@pytest.fixture
+def model(path: Path) -> Iterator[hyperion.Model]:
+    """That model, open for one test."""
+    with hyperion.load_model(path, memory_budget="64MB", context_length=64) as model:
+        yield model

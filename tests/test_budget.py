@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+import hyperion
 from hyperion._kernels import system
 from hyperion._kernels.pool import PAGE_SIZE, fail_allocation
 from hyperion.errors import HyperionMemoryError, HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
@@ -60,6 +61,31 @@ def test_parse_size(text, nbytes):
 def test_parse_size_refuses(bad):
     with pytest.raises(InvalidArgumentError, match="size"):
         parse_size(bad)
+
+
+def test_a_unit_without_its_b_is_explained():
+    with pytest.raises(InvalidArgumentError, match=r'not \'1.5g\' \("1.5gB" counts in 1000s, "1.5giB" in 1024s\)'):
+        parse_size("1.5g")
+    with pytest.raises(InvalidArgumentError, match="not '512X'") as error:
+        parse_size("512X")
+    assert "counts in" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda v: hyperion.MemoryConfig(strategy=v), r"MemoryConfig.strategy is .*STATIC, POOLED, DYNAMIC, HYBRID"),
+        (lambda v: hyperion.TensorMemoryConfig(strategy=v), r"TensorMemoryConfig.strategy is .*STATIC, POOLED, STREAMING"),
+        (lambda v: hyperion.SparseConfig(format=v), r"sparse format is .*CSR, CSC, BSR"),
+        (lambda v: hyperion.MixedPrecisionConfig(ffn_precision=v), r"ffn_precision is .*a Precision: FP32, FP16, INT8, INT4"),
+    ],
+)
+def test_members_of_enumerations_go_by_name_in_any_case(make, names):
+    first = names.rpartition(" ")[2].lower()
+    assert make(first) == make(first.upper())
+    for bad in ("none such", None, 1.5):
+        with pytest.raises(InvalidArgumentError, match=names):
+            make(bad)
 
 
 @pytest.mark.parametrize(

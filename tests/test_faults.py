@@ -20,11 +20,6 @@ from hyperion.memory import process_budget
 IDS = list(range(5, 45))
 
 
-@pytest.fixture(scope="module")
-def path(shared):
-    return shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
-
-
 @pytest.mark.parametrize("budget", ["64MB", "16MB"])
 def test_every_failed_allocation_gives_everything_back(path, budget):
     """The nth page allocation of load, session and generate fails, for every n until none is left to fail."""

@@ -8,17 +8,6 @@ import hyperion
 IDS = list(range(5, 25))
 
 
-@pytest.fixture(scope="module")
-def path(shared):
-    return shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
-
-
-@pytest.fixture
-def model(path):
-    with hyperion.load_model(path, memory_budget="64MB", context_length=64) as model:
-        yield model
-
-
 def test_text(model, path):
     config = hyperion.GenerationConfig(max_length=5, temperature=0)
     assert hyperion.generate_text(model, "ROMEO:", config) == model.generate("ROMEO:", config)

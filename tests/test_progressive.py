@@ -9,17 +9,6 @@ from hyperion.loading.progressive import LayerState, ProgressiveLoader, Progress
 IDS = list(range(5, 45))
 
 
-@pytest.fixture(scope="module")
-def path(shared):
-    return shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
-
-
-@pytest.fixture
-def model(path):
-    with hyperion.load_model(path, memory_budget="64MB", context_length=64) as model:
-        yield model
-
-
 def test_unloading_returns_memory_and_changes_no_bit(model):
     expected, used = model.logits(IDS), model.budget.used
     loader = model.loader

@@ -18,11 +18,6 @@ IDS = [(7 * i) % 2000 + 3 for i in range(40)]
 
 
 @pytest.fixture(scope="module")
-def path(shared):
-    return shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
-
-
-@pytest.fixture(scope="module")
 def expected(path):
     with hyperion.load_model(path) as model:
         assert model.plan.resident

@@ -14,7 +14,7 @@ SOURCE = ROOT / "src" / "hyperion"
 TIERS = [
     {"errors"},
     {"_kernels"},
-    {"io"},
+    {"io", "members"},
     {"cpu", "cpu_counters", "memory", "config"},
     {"dense"},
     {"tensor"},

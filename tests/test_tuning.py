@@ -10,17 +10,6 @@ from hyperion._kernels import dispatch
 IDS = list(range(5, 45))
 
 
-@pytest.fixture(scope="module")
-def path(shared):
-    return shared / "models" / "shakespeare" / "shakespeare-q4_0.gguf"
-
-
-@pytest.fixture
-def model(path):
-    with hyperion.load_model(path, memory_budget="64MB", context_length=64) as model:
-        yield model
-
-
 def test_capabilities():
     found = hyperion.get_simd_capabilities()
     assert found.levels == dispatch.levels() and found.default_level == dispatch.default_level()
