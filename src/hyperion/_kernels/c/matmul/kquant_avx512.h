@@ -192,27 +192,18 @@ HYP_INLINE __m512 hyp_add_mins_avx512(__m512 dmin, __m512 da, __m512i mins, __m5
     return _mm512_fnmadd_ps(_mm512_mul_ps(dmin, da), _mm512_cvtepi32_ps(mins), acc);
 }
 
-/* acc[t] += what the sums of half h of the record are worth; `act`: its activations. */
-HYP_INLINE void hyp_finish_half_avx512(int type, int tokens, const hyp_strip_super *b, int h, const uint8_t *act,
-                                       const __m512i *sum, hyp_strip_sums *acc)
+/* acc + what a token's sum of half h of the record is worth; `words`: its scale in the half's first group of activations. */
+HYP_INLINE __m512 hyp_finish_half_avx512(int type, const hyp_strip_super *b, int h, const uint8_t *words, __m512i sum, __m512 acc)
 {
-    const int n = type == HYP_Q2_K ? 4 : 2;
-    const __m512 d = _mm512_load_ps(b->d), dmin = _mm512_load_ps(b->dmin);
+    const int n = type == HYP_Q2_K ? 4 : 2, sums = (type == HYP_Q2_K ? HYP_ACT_S : HYP_ACT_PAIR) - HYP_ACT_D;
+    const __m512 da = hyp_spread_f32_avx512(words);
+    acc = hyp_add_sum_avx512(_mm512_load_ps(b->d), da, sum, acc);
+    if (!hyp_has_mins(type)) return acc;
+    __m512i mins = _mm512_setzero_si512();
     HYP_UNROLL
-    for (int t = 0; t < tokens; t++) {
-        const __m512 da = hyp_spread_f32_avx512(act + HYP_ACT_D + 4 * t);
-        __m512 a = hyp_add_sum_avx512(d, da, sum[t], _mm512_load_ps(acc->at[t]));
-        if (hyp_has_mins(type)) {
-            __m512i mins = _mm512_setzero_si512();
-            HYP_UNROLL
-            for (int i = 0; i < n; i++) {
-                const uint8_t *pair = act + (n == 4 ? i * HYP_ACT_RECORD + HYP_ACT_S : 2 * i * HYP_ACT_RECORD + HYP_ACT_PAIR) + 4 * t;
-                mins = _mm512_dpwssd_epi32(mins, _mm512_load_si512(b->min[n * h + i]), hyp_spread_avx512(pair));
-            }
-            a = hyp_add_mins_avx512(dmin, da, mins, a);
-        }
-        _mm512_store_ps(acc->at[t], a);
-    }
+    for (int i = 0; i < n; i++)
+        mins = _mm512_dpwssd_epi32(mins, _mm512_load_si512(b->min[n * h + i]), hyp_spread_avx512(words + sums + 4 / n * i * HYP_ACT_RECORD));
+    return hyp_add_mins_avx512(_mm512_load_ps(b->dmin), da, mins, acc);
 }
 
 #endif

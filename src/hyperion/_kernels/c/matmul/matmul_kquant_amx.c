@@ -58,13 +58,13 @@ HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_super *b, cons
     multiply_second(split(type), b, act, &c[1]);
     hyp_fetch_ahead_avx512(ahead, panel, 0, 8);
     for (int h = 0; h < 2; h++, act += 4 * HYP_ACT_RECORD) {
-        __m512i sum[HYP_ACT_TILE];
         HYP_UNROLL
         for (int t = 0; t < tokens; t++) {
-            sum[t] = _mm512_load_si512(c[h].at[0][t]);
-            if (split(type)) sum[t] = _mm512_add_epi32(sum[t], _mm512_slli_epi32(_mm512_load_si512(c[h].at[1][t]), 8));
+            __m512i sum = _mm512_load_si512(c[h].at[0][t]);
+            if (split(type)) sum = _mm512_add_epi32(sum, _mm512_slli_epi32(_mm512_load_si512(c[h].at[1][t]), 8));
+            const __m512 a = _mm512_load_ps(acc->at[t]);
+            _mm512_store_ps(acc->at[t], hyp_finish_half_avx512(type, b, h, act + HYP_ACT_D + 4 * t, sum, a));
         }
-        hyp_finish_half_avx512(type, tokens, b, h, act, sum, acc);
     }
 }
 

@@ -1,6 +1,9 @@
-/* K types, two or more tokens: a record of a panel is taken apart once, and its 8 groups are multiplied with one group of 16
- * tokens at a time. Codes of a group (8 vectors) and the tokens' integer sums (16) stay in registers; activations come as 4-byte
- * broadcasts from memory, which costs no vector port. */
+/* K types, two or more tokens: a record of a panel is taken apart once, and multiplied with one group of 16 tokens after another.
+ *
+ * A pass takes two panels and four tokens: their integer sums of a group, those of half a record and the floats are 24 registers
+ * and as many chains, so that vpdpbusd waits for none; each vector of codes serves four products, each broadcast two.
+ * What multiplies shares vpdpbusd's two ports on Zen 4 (vpdpwssd, vpmulld, floats), one slot each; additions and conversions do not.
+ * Half a record of Q4_K, 32 vpdpbusd, has 10 others: 76% of the peak, which the loop reaches from the first-level cache. */
 #include "matmul/kquant_avx512.h"
 
 HYP_INLINE void unpack(int type, const uint8_t *rec, size_t blocks, hyp_strip *strip)
@@ -37,6 +40,8 @@ HYP_INLINE void unpack(int type, const uint8_t *rec, size_t blocks, hyp_strip *s
     }
 HYP_TYPES_OF_256_AVX512(UNPACK)
 
+enum { PASS_TOKENS = 4 };
+
 /* Where the integer sums of the tokens start, by half groups in Q6_K; in Q3_K [0] and [1] are those of the record's halves. */
 typedef struct {
     HYP_ALIGN64 int32_t at[16][HYP_ACT_TILE];
@@ -65,80 +70,142 @@ HYP_INLINE void find_starts(int type, const uint8_t *act, starts *s)
     }
 }
 
-/* sum[t] += group g x token t for `tokens` (a constant, even) tokens, two in step; `act`: the group's record. */
-HYP_INLINE void group_times_tokens(int type, int tokens, const hyp_strip_super *b, int g, const uint8_t *act, const starts *start,
-                                   __m512i *sum)
+/* Four tokens' parts of a group of activations; what follows is a constant away from them. */
+typedef struct {
+    const uint8_t *codes, *words; /* words: scales, sums of half groups, sums of pairs of groups */
+    const int32_t *start;
+} four_tokens;
+
+/* The integer sums of the panels and tokens of a pass. */
+typedef struct {
+    __m512i of[HYP_STRIP_PANELS][PASS_TOKENS];
+} sums_of_pass;
+
+/* s += vectors [v0, v0 + n) of group g x the tokens. */
+HYP_INLINE void vectors_times(int panels, int v0, int n, const hyp_strip *strip, int g, const uint8_t *codes, sums_of_pass *s)
 {
-    const int halves = type == HYP_Q6_K, scaled = type == HYP_Q4_K || type == HYP_Q5_K;
-    __m512i w[8];
     HYP_UNROLL
-    for (int v = 0; v < 8; v++) w[v] = _mm512_load_si512(b->w[g][v]);
-    HYP_UNROLL
-    for (int t = 0; t < tokens; t += 2) {
-        __m512i low[2], high[2];
+    for (int v = v0; v < v0 + n; v++) {
         HYP_UNROLL
-        for (int u = 0; u < 2; u++) {
-            low[u] = halves ? hyp_spread_avx512(&start->at[2 * g][t + u]) : scaled ? _mm512_setzero_si512() : sum[t + u];
-            if (halves) high[u] = hyp_spread_avx512(&start->at[2 * g + 1][t + u]);
-        }
-        HYP_UNROLL
-        for (int v = 0; v < 8; v++) {
+        for (int u = 0; u < PASS_TOKENS; u++) {
+            const __m512i a = hyp_spread_avx512(codes + HYP_BLOCK * u + 4 * v);
             HYP_UNROLL
-            for (int u = 0; u < 2; u++) {
-                const int at = halves ? (v & 1 ? 4 + v / 2 : v / 2) : v;
-                __m512i *to = halves && (v & 1) ? &high[u] : &low[u];
-                *to = _mm512_dpbusd_epi32(*to, w[at], hyp_spread_avx512(act + HYP_BLOCK * (t + u) + 4 * at));
-            }
-        }
-        HYP_UNROLL
-        for (int u = 0; u < 2; u++) {
-            __m512i *to = &sum[t + u];
-            if (!halves && !scaled) {
-                *to = low[u];
-                continue;
-            }
-            *to = _mm512_add_epi32(*to, _mm512_mullo_epi32(low[u], _mm512_load_si512(b->scale[halves ? 2 * g : g])));
-            if (halves) *to = _mm512_add_epi32(*to, _mm512_mullo_epi32(high[u], _mm512_load_si512(b->scale[2 * g + 1])));
+            for (int p = 0; p < panels; p++)
+                s->of[p][u] = _mm512_dpbusd_epi32(s->of[p][u], _mm512_load_si512(strip[p].super->w[g][v]), a);
         }
     }
 }
 
-HYP_INLINE void panel_times(int type, int tokens, const hyp_strip_super *b, const uint8_t *act, const starts *start,
-                            hyp_strip_sums *acc, const hyp_ahead *ahead, size_t panel)
+HYP_INLINE void start_at(int panels, const int32_t *start, sums_of_pass *s)
 {
-    for (int h = 0; h < 2; h++, act += 4 * HYP_ACT_RECORD) {
-        __m512i sum[HYP_ACT_TILE];
-        HYP_UNROLL
-        for (int t = 0; t < tokens; t++) sum[t] = type == HYP_Q3_K ? hyp_spread_avx512(&start->at[h][t]) : _mm512_setzero_si512();
-        for (int g = 0; g < 4; g++) {
-            hyp_fetch_ahead_avx512(ahead, panel, (size_t)(4 * h + g), 1);
-            group_times_tokens(type, tokens, b, 4 * h + g, act + g * HYP_ACT_RECORD, start, sum);
-        }
-        hyp_finish_half_avx512(type, tokens, b, h, act, sum, acc);
+    HYP_UNROLL
+    for (int u = 0; u < PASS_TOKENS; u++) {
+        s->of[0][u] = start ? hyp_spread_avx512(start + u) : _mm512_setzero_si512();
+        if (panels == 2) s->of[1][u] = s->of[0][u];
     }
 }
 
-/* Four sizes: a token that does not exist costs as much as one that does. */
-HYP_INLINE void strip_times(int type, const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens,
-                            hyp_strip_sums *acc, const hyp_ahead *ahead)
+/* sum += s times scale i of each panel's rows. */
+HYP_INLINE void add_scaled(int panels, const hyp_strip *strip, int i, const sums_of_pass *s, sums_of_pass *sum)
 {
+    HYP_UNROLL
+    for (int p = 0; p < panels; p++) {
+        const __m512i scale = _mm512_load_si512(strip[p].super->scale[i]);
+        HYP_UNROLL
+        for (int u = 0; u < PASS_TOKENS; u++)
+            sum->of[p][u] = _mm512_add_epi32(sum->of[p][u], _mm512_mullo_epi32(s->of[p][u], scale));
+    }
+}
+
+/* sum += group g x the tokens. */
+HYP_INLINE void group_times(int type, int panels, const hyp_strip *strip, int g, const four_tokens *from, sums_of_pass *sum)
+{
+    sums_of_pass s;
+    if (type == HYP_Q2_K || type == HYP_Q3_K) {
+        vectors_times(panels, 0, 8, strip, g, from->codes, sum);
+    } else if (type == HYP_Q6_K) {
+        HYP_UNROLL
+        for (int half = 0; half < 2; half++) {
+            start_at(panels, from->start + (2 * g + half) * HYP_ACT_TILE, &s);
+            vectors_times(panels, 4 * half, 4, strip, g, from->codes, &s);
+            add_scaled(panels, strip, 2 * g + half, &s, sum);
+        }
+    } else {
+        start_at(panels, NULL, &s);
+        vectors_times(panels, 0, 8, strip, g, from->codes, &s);
+        add_scaled(panels, strip, g, &s, sum);
+    }
+}
+
+/* Group g's share of what will be needed next: weights, and the next tokens' activations. */
+HYP_INLINE void fetch_next(int panels, const hyp_ahead *ahead, size_t g)
+{
+    for (int p = 0; p < panels; p++) {
+        const uint8_t *w = ahead->w[p] + g * ahead->w_step, *end = w + ahead->w_step;
+        for (w = (const uint8_t *)(((uintptr_t)w + 63) & ~(uintptr_t)63); w < end; w += 64)
+            _mm_prefetch((const char *)w, _MM_HINT_T0);
+    }
+    if (!ahead->act) return;
+    HYP_UNROLL
+    for (size_t line = 0; line < HYP_ACT_RECORD; line += 64)
+        _mm_prefetch((const char *)ahead->act + g * HYP_ACT_RECORD + line, _MM_HINT_T0);
+}
+
+/* One record of one or two panels x four tokens. */
+HYP_INLINE void record_times(int type, int panels, const hyp_strip *strip, const uint8_t *act, const starts *start, size_t t,
+                             hyp_strip_sums *sums)
+{
+    four_tokens from = {act + HYP_BLOCK * t, act + HYP_ACT_D + 4 * t, start->at[0] + t};
+    __m512 acc[HYP_STRIP_PANELS][PASS_TOKENS];
+    HYP_UNROLL
+    for (int p = 0; p < panels; p++)
+        HYP_UNROLL
+        for (int u = 0; u < PASS_TOKENS; u++) acc[p][u] = _mm512_load_ps(sums[p * HYP_STRIP_GROUPS].at[t + (size_t)u]);
+    for (int h = 0; h < 2; h++) {
+        sums_of_pass sum;
+        start_at(panels, type == HYP_Q3_K ? from.start + h * HYP_ACT_TILE : NULL, &sum);
+        for (int g = 4 * h; g < 4 * h + 4; g++, from.codes += HYP_ACT_RECORD) group_times(type, panels, strip, g, &from, &sum);
+        HYP_UNROLL
+        for (int u = 0; u < PASS_TOKENS; u++)
+            HYP_UNROLL
+            for (int p = 0; p < panels; p++)
+                acc[p][u] = hyp_finish_half_avx512(type, strip[p].super, h, from.words + 4 * u, sum.of[p][u], acc[p][u]);
+        from.words += 4 * HYP_ACT_RECORD;
+    }
+    HYP_UNROLL
+    for (int p = 0; p < panels; p++)
+        HYP_UNROLL
+        for (int u = 0; u < PASS_TOKENS; u++) _mm512_store_ps(sums[p * HYP_STRIP_GROUPS].at[t + (size_t)u], acc[p][u]);
+}
+
+/* The passes share the fetching of what is next: all at once would fill the queue of misses, and products would wait for it. */
+HYP_INLINE void panels_times(int type, int panels, const hyp_strip *strip, const uint8_t *act, size_t tokens,
+                             hyp_strip_sums *sums, const hyp_ahead *ahead)
+{
+    const size_t groups = HYP_SUPER / HYP_BLOCK;
+    size_t fetched = 0;
     starts start;
-    (void)n; /* always one record */
     find_starts(type, act, &start);
-    for (size_t p = 0; p < panels; p++, strip++, acc += HYP_STRIP_GROUPS) {
-        const hyp_strip_super *b = strip->super;
-        if (tokens <= 4) panel_times(type, 4, b, act, &start, acc, ahead, p);
-        else if (tokens <= 8) panel_times(type, 8, b, act, &start, acc, ahead, p);
-        else if (tokens <= 12) panel_times(type, 12, b, act, &start, acc, ahead, p);
-        else panel_times(type, 16, b, act, &start, acc, ahead, p);
+    for (size_t t = 0; t < tokens; t += PASS_TOKENS) {
+        for (; fetched < groups && fetched * tokens < groups * (t + PASS_TOKENS); fetched++) fetch_next(panels, ahead, fetched);
+        record_times(type, panels, strip, act, &start, t, sums);
     }
+}
+
+/* Always one record. */
+HYP_INLINE void strip_times(int type, const hyp_strip *strip, size_t panels, const uint8_t *act, size_t tokens, hyp_strip_sums *sums,
+                            const hyp_ahead *ahead)
+{
+    if (panels == 2) panels_times(type, 2, strip, act, tokens, sums, ahead);
+    else panels_times(type, 1, strip, act, tokens, sums, ahead);
 }
 
 #define STRIP(name, type)                                                                                               \
     static void strip_##name(const hyp_strip *strip, size_t panels, size_t n, const uint8_t *act, size_t tokens,        \
                              hyp_strip_sums *acc, const hyp_ahead *ahead)                                               \
     {                                                                                                                   \
-        strip_times(type, strip, panels, n, act, tokens, acc, ahead);                                                   \
+        (void)n;                                                                                                        \
+        strip_times(type, strip, panels, act, tokens, acc, ahead);                                                      \
     }
 STRIP(q2_k, HYP_Q2_K)
 STRIP(q3_k, HYP_Q3_K)
