@@ -84,6 +84,21 @@ def test_a_tokens_bits_do_not_depend_on_the_batch_or_the_threads(kind, level):
         assert same(matmul.linear(packed, x[4:5], level, team), whole[4:5]), threads
 
 
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_every_small_batch_has_the_bits_of_single_tokens(kind, level):
+    """A level may have code of its own for each of 2 to 16 tokens, and what lies behind the last row stays as it was."""
+    rng = np.random.default_rng(11)
+    rows, cols, most = 37, 1280, 17
+    x = activations(rng, most, cols)
+    packed = quant.pack(kind, random_raw(rng, kind, rows, cols), rows, cols)
+    single = np.concatenate([matmul.linear(packed, x[i : i + 1], level) for i in range(most)])
+    for m in range(2, most + 1):
+        wide = np.full((m, rows + 16), 5, np.float32)
+        matmul.linear(packed, x[:m], level, out=wide[:, :rows])
+        assert same(wide[:, :rows], single[:m]), m
+        assert (wide[:, rows:] == 5).all(), m
+
+
 @pytest.mark.parametrize("kind", ["f32", "bf16", "q4_0", "q8_0", "q4_k", "q6_k"])
 def test_work_that_exceeds_the_caches_is_cut_without_a_trace(kind, level):
     """Activations beyond a megabyte may be taken in slabs; a last token must not be left alone in one."""

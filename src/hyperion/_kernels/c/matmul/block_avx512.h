@@ -21,6 +21,13 @@
 #define HYP_UNROLL
 #endif
 
+/* To the second-level cache, and not moved by the compiler: gcc gathers the prefetches of unrolled code into bursts. */
+#if defined(__GNUC__)
+#define HYP_PREFETCH_L2(p) __asm__ volatile("prefetcht1 %0" : : "m"(*(const char *)(p)))
+#else
+#define HYP_PREFETCH_L2(p) _mm_prefetch((const char *)(p), _MM_HINT_T1)
+#endif
+
 enum { HYP_SHAPE_SYM, HYP_SHAPE_MIN };
 
 HYP_INLINE int hyp_shape_avx512(int type)

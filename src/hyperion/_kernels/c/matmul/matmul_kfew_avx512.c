@@ -1,9 +1,19 @@
-/* Two to sixteen tokens and the K types: see few_avx512.h. Halves of records are loops on purpose: unrolled, the code of eight
- * tokens would take a third of the first-level cache. */
-#include "matmul/few_avx512.h"
+/* Two to sixteen tokens and the K types: each group's codes are taken out into registers, multiplied, and forgotten, panel after
+ * panel as for one token. A strip would not pay: its stores and its second reading take as long as two tokens' products, and
+ * memory waits meanwhile.
+ *
+ * Every number of tokens up to 8 has code of its own, for a token that does not exist costs as much as one that does. More go in
+ * two parts, as their sums would not stay in registers; codes are taken out twice, on ports that the products leave idle. Halves of
+ * records are loops on purpose: unrolled, the code of 8 tokens would take a third of the first-level cache.
+ *
+ * Weights are prefetched by software: the arithmetic fills the window of instructions, so that no read comes early. To the
+ * second-level cache: the first has no room beside the activations (Q6_K and two tokens reach 15 instead of 25 GB/s). */
 #include "matmul/kquant_avx512.h"
 
-enum { AHEAD = 4 }; /* records; 3 measure less, 6 and 8 alike */
+enum {
+    PART = 8, /* tokens */
+    AHEAD = 4 /* records between what is multiplied and what is prefetched; 3 and 8 measure less */
+};
 
 #if defined(__clang__)
 #define ROLLED _Pragma("clang loop unroll(disable)")
@@ -18,6 +28,14 @@ HYP_INLINE int is_scaled(int type)
     return type == HYP_Q4_K || type == HYP_Q5_K;
 }
 
+/* Up to 4 tokens ask faster than memory answers, and what finds the queue full is dropped: they ask again half way (Q6_K and two
+ * tokens: 30 instead of 25 GB/s, both threads 5 to 12% more; more tokens: 1% less). */
+HYP_INLINE void fetch(int type, int tokens, const uint8_t *p)
+{
+    HYP_PREFETCH_L2(p);
+    if (tokens <= 4) HYP_PREFETCH_L2(p - AHEAD / 2 * HYP_PANEL * hyp_block_bytes(type));
+}
+
 /* -32 times the scales of the halves of Q6_K's group g: two int16 a lane. */
 HYP_INLINE __m512i q6_offsets(const uint8_t *rec, int g)
 {
@@ -29,7 +47,7 @@ HYP_INLINE __m512i q6_offsets(const uint8_t *rec, int g)
 /* What half a record adds up for each token: S; and what is multiplied with the activations' sums: the mins, in Q6_K the scales
  * with the zero point, which belong to S. */
 typedef struct {
-    __m512i sum[HYP_FEW_PART], by_sums[4];
+    __m512i sum[PART], by_sums[4];
 } half;
 
 /* S += group j x the tokens, in step; `scale`: of the group, or in Q6_K of its halves; `next`: what is prefetched meanwhile. */
@@ -38,21 +56,21 @@ HYP_INLINE void group_times(int type, int tokens, const hyp_group_avx512 *group,
 {
     const int run = type == HYP_Q6_K ? 4 : 8, lines = ((int)hyp_block_bytes(type) * HYP_PANEL / 2 + 63) / 64;
     const int multiplied = is_scaled(type) || type == HYP_Q6_K;
-    __m512i part[HYP_FEW_PART], *sum = multiplied ? part : to->sum;
+    __m512i own[PART], *sum = multiplied ? own : to->sum;
     HYP_UNROLL
     for (int v = 0; v < 8; v++) {
         if (multiplied && v % run == 0) {
             HYP_UNROLL
-            for (int t = 0; t < tokens; t++) part[t] = _mm512_setzero_si512();
+            for (int t = 0; t < tokens; t++) own[t] = _mm512_setzero_si512();
         }
         HYP_UNROLL
-        for (int line = lines * (8 * j + v) / 32; line < lines * (8 * j + v + 1) / 32; line++) HYP_PREFETCH_L2(next + 64 * line);
+        for (int line = lines * (8 * j + v) / 32; line < lines * (8 * j + v + 1) / 32; line++) fetch(type, tokens, next + 64 * line);
         const __m512i w = hyp_group_codes_avx512(type, group, j, v);
         HYP_UNROLL
         for (int t = 0; t < tokens; t++) sum[t] = _mm512_dpbusd_epi32(sum[t], w, hyp_spread_avx512(codes + HYP_BLOCK * t + 4 * v));
         if (multiplied && v % run == run - 1) {
             HYP_UNROLL
-            for (int t = 0; t < tokens; t++) to->sum[t] = _mm512_add_epi32(to->sum[t], _mm512_mullo_epi32(part[t], scale[v / run]));
+            for (int t = 0; t < tokens; t++) to->sum[t] = _mm512_add_epi32(to->sum[t], _mm512_mullo_epi32(own[t], scale[v / run]));
         }
     }
 }
@@ -118,20 +136,67 @@ HYP_INLINE void half_times(int type, int tokens, const uint8_t *rec, int h, cons
     }
 }
 
-HYP_INLINE void panel_times(int type, int tokens, const uint8_t *rec, const hyp_few_part *part)
+/* A panel and some of a group's tokens, from token `first` on. */
+typedef struct {
+    const uint8_t *act; /* the group's */
+    size_t k, first;
+    size_t ahead; /* bytes */
+    float *out;   /* the first token's place */
+    size_t ldo;
+    __mmask16 lanes;
+} part;
+
+HYP_INLINE void panel_times(int type, int tokens, const uint8_t *rec, const part *p)
 {
     const size_t record = HYP_PANEL * hyp_block_bytes(type);
-    const uint8_t *codes = part->act + HYP_BLOCK * part->first, *words = part->act + 4 * part->first;
-    __m512 acc[HYP_FEW_PART];
+    const uint8_t *codes = p->act + HYP_BLOCK * p->first, *words = p->act + 4 * p->first;
+    __m512 acc[PART];
     HYP_UNROLL
     for (int t = 0; t < tokens; t++) acc[t] = _mm512_setzero_ps();
-    for (size_t i = 0; i < part->k; i += HYP_SUPER, rec += record) {
+    for (size_t i = 0; i < p->k; i += HYP_SUPER, rec += record) {
         ROLLED
         for (int h = 0; h < 2; h++, codes += 4 * HYP_ACT_RECORD, words += 4 * HYP_ACT_RECORD)
-            half_times(type, tokens, rec, h, codes, words, rec + part->ahead + (size_t)h * record / 2, acc);
+            half_times(type, tokens, rec, h, codes, words, rec + p->ahead + (size_t)h * record / 2, acc);
     }
-    hyp_few_store_avx512(part, tokens, acc);
+    HYP_UNROLL
+    for (int t = 0; t < tokens; t++) _mm512_mask_storeu_ps(p->out + (size_t)t * p->ldo, p->lanes, acc[t]);
 }
 
-#define OF_256(name, type) HYP_FEW(panel_times, name, type, AHEAD * HYP_PANEL * hyp_block_bytes(type))
-HYP_TYPES_OF_256_AVX512(OF_256)
+typedef void (*part_fn)(const uint8_t *panel, const part *p);
+
+/* times[n] multiplies a panel with n tokens. */
+HYP_INLINE void few(int type, const part_fn *times, const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,
+                    size_t ldo)
+{
+    const size_t stride = hyp_panel_bytes(type, k), most = m > PART ? (m + 1) / 2 : m;
+    part p = {.act = act, .k = k, .ldo = ldo};
+    for (size_t row = 0; row < rows; row += HYP_PANEL, w += stride) {
+        p.lanes = hyp_rows_avx512(rows, row);
+        for (p.first = 0; p.first < m; p.first += most) {
+            const size_t left = m - p.first;
+            p.out = out + p.first * ldo + row;
+            /* a second part has its panel in the second-level cache, and fetches the next one */
+            p.ahead = p.first ? stride : AHEAD * HYP_PANEL * hyp_block_bytes(type);
+            times[left < most ? left : most](w, &p);
+        }
+    }
+}
+
+#define TOKENS(name, type, tokens)                                                                                      \
+    static void name##_##tokens(const uint8_t *panel, const part *p) { panel_times(type, tokens, panel, p); }
+#define FEW(name, type)                                                                                                 \
+    TOKENS(name, type, 2)                                                                                               \
+    TOKENS(name, type, 3)                                                                                               \
+    TOKENS(name, type, 4)                                                                                               \
+    TOKENS(name, type, 5)                                                                                               \
+    TOKENS(name, type, 6)                                                                                               \
+    TOKENS(name, type, 7)                                                                                               \
+    TOKENS(name, type, 8)                                                                                               \
+    void hyp_few_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
+                                 size_t ldo)                                                                            \
+    {                                                                                                                   \
+        static const part_fn times[PART + 1] = {NULL,     NULL,     name##_2, name##_3, name##_4,                       \
+                                                name##_5, name##_6, name##_7, name##_8};                                \
+        few(type, times, w, rows, k, act, m, out, ldo);                                                                 \
+    }
+HYP_TYPES_OF_256_AVX512(FEW)
