@@ -11,7 +11,6 @@ from benchmarks import machine
 from benchmarks.peers import dense_worker
 from hyperion import errors
 from hyperion._kernels import dispatch, ops
-from hyperion.dense import convolution
 from hyperion.memory import process_budget
 
 LEVELS = dispatch.levels()
@@ -52,11 +51,35 @@ def test_conv2d_agrees_with_float64(data):
     got = hyperion.conv2d(x, w, simd=level, **options)
     np.testing.assert_allclose(got, want, atol=2e-5)
     out = np.empty((*want.shape[:-1], 2 * want.shape[-1]), np.float32)[..., ::2]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "TILE_BYTES", 64)  # one row of results at a time
-        again = hyperion.conv2d(x[..., ::-1].copy()[..., ::-1], w, bias, out, simd=level, threads=2, **options)
+    cache = hyperion.CacheConfig(block_size=data.draw(st.integers(1, 40)))
+    again = hyperion.conv2d(x[..., ::-1].copy()[..., ::-1], w, bias, out, cache=cache, simd=level, threads=2, **options)
     assert again is out
     np.testing.assert_array_equal(out, got + bias[:, np.newaxis, np.newaxis])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("x", "w", "options"),
+    [
+        ((2, 30, 28), (2, 1, 3, 3), {"groups": 2}),  # rows of windows longer than a block, of one filter each
+        ((3, 9, 41), (300, 3, 1, 1), {}),  # more filters than a task takes, of an image that is read where it lies
+        ((4, 20, 17), (6, 2, 4, 3), {"groups": 2, "stride": (3, 2), "padding": (5, 1), "dilation": (2, 4)}),
+    ],
+)
+def test_convolutions_of_many_windows_and_filters(level, x, w, options):
+    rng = np.random.default_rng(3)
+    x, w = rng.standard_normal((1, *x), np.float32), rng.standard_normal(w, np.float32)
+    pairs = {name: options.get(name, default) for name, default in [("stride", (1, 1)), ("padding", (0, 0)), ("dilation", (1, 1))]}
+    want = convolve(x, w, groups=options.get("groups", 1), **pairs)
+    got = hyperion.conv2d(x, w, simd=level, threads=1, **options)
+    np.testing.assert_allclose(got, want, atol=3e-5)
+    np.testing.assert_array_equal(hyperion.conv2d(x, w, simd=level, threads=3, **options), got)
+
+
+def test_a_window_wider_than_memory_is_refused():
+    x, w = np.zeros((1, 1, 1, 1), np.float32), np.zeros((1, 1, 2, 2), np.float32)
+    with pytest.raises(errors.MemoryBudgetError):
+        hyperion.conv2d(x, w, padding=1 << 30, dilation=1 << 31)
 
 
 def test_convolutions_agree_with_torch():

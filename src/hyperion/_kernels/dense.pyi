@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from numpy import float32, int64
 from numpy.typing import NDArray
@@ -61,6 +61,22 @@ def plain_product(
     small: int,
     blocks: Blocks,
 ) -> NDArray[float32] | None: ...
+
+@disjoint_base
+class Convolution:
+    def __new__(
+        cls,
+        weight: NDArray[float32],
+        bias: NDArray[float32] | None,
+        in_size: Sequence[int],
+        steps: Sequence[int],
+        pads: Sequence[int],
+        gaps: Sequence[int],
+        groups: int,
+        blocks: Blocks,
+    ) -> Convolution: ...
+    def buffer_bytes(self, x: NDArray[float32], out: NDArray[float32]) -> int: ...
+    def run(self, team: Team, x: NDArray[float32], out: NDArray[float32], buffer: Buffer) -> None: ...
 
 KV_TYPES: dict[str, int]
 """Names of the types of a cache of keys and values."""

@@ -99,6 +99,11 @@ cdef extern from "dense/gemm.h" nogil:
     int hyp_gemm_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_gemm *g,
                      const hyp_blocks *blocks, void *buffer)
 
+cdef extern from "dense/conv.h" nogil:
+    size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv)
+    int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_conv *conv, const hyp_blocks *blocks,
+                     void *buffer)
+
 MAPS = {
     "relu": HYP_RELU, "silu": HYP_SILU, "gelu": HYP_GELU, "gelu_erf": HYP_GELU_ERF, "tanh": HYP_TANH,
     "sigmoid": HYP_SIGMOID,
@@ -359,6 +364,57 @@ def plain_product(a, b, out, alone, team, threads, size_t small, Blocks blocks n
     finally:
         PyBuffer_Release(&x)
         PyBuffer_Release(&y)
+
+
+# ---- Convolutions ------------------------------------------------------------------------------------------
+
+
+cdef class Convolution:
+    """Images [channels, height, width] by filters [filters, channels / groups, height, width], cut into groups.
+
+    in_size, kernel, steps, pads and gaps are pairs, of rows and of columns; the filters are contiguous.
+    """
+
+    def __cinit__(self, const float[:, :, :, ::1] weight not None, const float[::1] bias, in_size, steps, pads, gaps, size_t groups,
+                  Blocks blocks not None):
+        cdef int i
+        self.owners, self.blocks = (weight, bias), blocks
+        self.c.channels, self.c.filters, self.c.groups = weight.shape[1] * groups, weight.shape[0], groups
+        self.c.filter = &weight[0, 0, 0, 0]
+        if bias is not None:
+            self.c.bias = &bias[0]
+        for i in range(2):
+            self.c.dim[i].in_, self.c.dim[i].step, self.c.dim[i].gap, self.c.dim[i].pad = in_size[i], steps[i], gaps[i], pads[i]
+            self.c.dim[i].kernel = weight.shape[2 + i]
+            self.c.dim[i].out = (in_size[i] + 2 * pads[i] - ((weight.shape[2 + i] - 1) * gaps[i] + 1)) // steps[i] + 1
+
+    cdef hyp_conv of(self, const float[:, :, :] x, float[:, :, :] out) except *:
+        """With an image and its results, whose strides are whole floats; out's rows are contiguous."""
+        cdef hyp_conv c = self.c
+        if <size_t>x.shape[0] != c.channels or <size_t>x.shape[1] != c.dim[0].in_ or <size_t>x.shape[2] != c.dim[1].in_ or \
+                <size_t>out.shape[0] != c.filters or <size_t>out.shape[1] != c.dim[0].out or <size_t>out.shape[2] != c.dim[1].out:
+            raise InvalidArgumentError("the image or its results are of other sizes than the convolution")
+        c.x, c.x_channel, c.x_at[0], c.x_at[1] = &x[0, 0, 0], x.strides[0] // 4, x.strides[1] // 4, x.strides[2] // 4
+        c.out, c.out_filter, c.out_row = &out[0, 0, 0], out.strides[0] // 4, out.strides[1] // 4
+        return c
+
+    def buffer_bytes(self, const float[:, :, :] x not None, float[:, :, :] out not None):
+        """Bytes of buffer that `run` needs for an image of these strides."""
+        cdef hyp_conv c = self.of(x, out)
+        return hyp_conv_buffer(self.blocks.table, &c) + 64
+
+    def run(self, Team team not None, const float[:, :, :] x not None, float[:, :, :] out not None, unsigned char[::1] buffer not None):
+        """One image; `buffer`: `buffer_bytes` bytes."""
+        cdef const hyp_threads_api *region = api()
+        cdef hyp_team *threads = team._team
+        cdef hyp_conv c = self.of(x, out)
+        cdef const hyp_table *kernels = self.blocks.table
+        cdef const hyp_blocks *cut = &self.blocks.c
+        cdef void *memory = _line_after(&buffer[0], 64)
+        cdef int status
+        with nogil:
+            status = hyp_conv_run(kernels, region, threads, &c, cut, memory)
+        check_status(status, "convolution")
 
 
 # ---- Attention ---------------------------------------------------------------------------------------------

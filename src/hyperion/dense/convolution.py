@@ -1,7 +1,8 @@
-"""Convolutions over float32 arrays, as products of the filters and bounded tiles of the input's windows."""
+"""Convolutions over float32 arrays, as products of the filters and rows of the image, shifted."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
@@ -9,17 +10,17 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from hyperion import cpu
+from hyperion._kernels import dense as kernels
 from hyperion.errors import InvalidArgumentError
 
 from . import arrays
 from .arrays import Float32
 from .cache import CacheConfig, blocks
-from .matmul import multiply
 
 __all__ = ["conv1d", "conv2d"]
 
-TILE_BYTES = 4 << 20
-"""Windows that are laid out at a time, unless one row of results needs more."""
+_SMALL_WORK = 1 << 19
+"""Multiplications below which a second thread brings nothing."""
 
 Sizes = SupportsIndex | Sequence[SupportsIndex]
 
@@ -71,8 +72,8 @@ def conv2d(
     InvalidArgumentError
         If dtypes, shapes or sizes do not fit.
     MemoryBudgetError
-        If the process's limit leaves no room for a tile of windows (4 MiB, or what one row of results needs), one padded image
-        and the product's packed blocks.
+        If the process's limit leaves no room for a copy of one padded image (where there is no padding and no stride, and images
+        are contiguous, they are read where they lie) and of the filters.
     """
     image, filters = arrays.float32("x", x), arrays.float32("weight", weight)
     if image.ndim != 4 or filters.ndim != 4:
@@ -96,27 +97,24 @@ def conv2d(
         arrays.apart(result, "bias", bias)
     if cache is not None and not isinstance(cache, CacheConfig):
         raise InvalidArgumentError(f"cache must be a CacheConfig, not {type(cache).__name__}")
-    cut, team = blocks(cache, simd), cpu.shared_team(threads)
-    terms, each = depth * kernel[0] * kernel[1], number // parts
-    rows = max(1, min(height, TILE_BYTES // (4 * terms * width)))
-    matrices = filters.reshape(parts, each, terms)
-    padded_bytes = 4 * channels * (size[0] + 2 * pads[0]) * (size[1] + 2 * pads[1]) if any(pads) else 0
-    with arrays.scratch("convolution", 4 * terms * rows * width) as tile, arrays.scratch("convolution", padded_bytes) as border:
+    if not count:
+        return result
+    work = result.size * math.prod(filters.shape[1:])
+    team = cpu.shared_team(1 if threads is None and work < _SMALL_WORK else threads)
+    convolution = kernels.Convolution(
+        np.require(filters, requirements=["C", "A"]), None if bias is None else np.require(bias, requirements=["C", "A"]),
+        size, steps, pads, gaps, parts, blocks(cache, simd),
+    )  # fmt: skip
+    images = image if _whole_floats(image) else np.ascontiguousarray(image)
+    target = result if result.strides[-1] == 4 and _whole_floats(result) else arrays.new(result.shape)
+    dims = zip((height, width), kernel, gaps, steps, strict=True)
+    most = 4 * channels * math.prod((n + (k - 1) * gap // step) * min(k, step) for n, k, gap, step in dims)
+    nbytes = min(most, 1 << 62) if most >> 60 else convolution.buffer_bytes(images[0], target[0])  # what C cannot count fits nowhere
+    with arrays.scratch("convolution", nbytes) as buffer:
         for n in range(count):
-            windows = _windows(_padded(image[n], pads, border), kernel, steps, gaps, (height, width))
-            for g in range(parts):
-                for first in range(0, height, rows):
-                    last = min(first + rows, height)
-                    places = (last - first) * width
-                    columns = tile[: 4 * terms * places].view(np.float32)
-                    np.copyto(columns.reshape(depth, *kernel, last - first, width), windows[g * depth : (g + 1) * depth, :, :, first:last])
-                    target = result[n, g * each : (g + 1) * each, first:last]
-                    product = target.reshape(each, places)  # a copy where rows of results are apart
-                    multiply(matrices[g], columns.reshape(terms, places), product, cut, team)
-                    if not np.may_share_memory(product, target):
-                        target[...] = product.reshape(target.shape)
-    if bias is not None:
-        result += bias[:, np.newaxis, np.newaxis]
+            convolution.run(team, images[n], target[n], buffer)
+    if target is not result:
+        result[...] = target
     return result
 
 
@@ -176,22 +174,5 @@ def _pair(name: str, value: Any, least: int) -> tuple[int, int]:
     return first, second
 
 
-def _padded(image: Float32, pads: tuple[int, int], border: Any) -> Float32:
-    """[channels, height, width] with zeros around, in a buffer; the image itself where there are none."""
-    if border is None:
-        return image
-    channels, height, width = image.shape
-    whole: Float32 = border.view(np.float32).reshape(channels, height + 2 * pads[0], width + 2 * pads[1])
-    whole[...] = 0
-    whole[:, pads[0] : pads[0] + height, pads[1] : pads[1] + width] = image
-    return whole
-
-
-def _windows(
-    image: Float32, kernel: Sequence[int], steps: tuple[int, int], gaps: tuple[int, int], places: tuple[int, int]
-) -> Float32:
-    """A view [channels, kernel height, kernel width, out height, out width]."""
-    channel, row, col = image.strides
-    shape = (image.shape[0], *kernel, *places)
-    strides = (channel, row * gaps[0], col * gaps[1], row * steps[0], col * steps[1])
-    return np.lib.stride_tricks.as_strided(image, shape, strides, writeable=False)
+def _whole_floats(array: Float32) -> bool:
+    return bool(array.flags.aligned) and all(stride % 4 == 0 for stride in array.strides)

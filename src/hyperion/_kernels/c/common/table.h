@@ -169,12 +169,13 @@ typedef struct {
 } hyp_sparse_kernels;
 /* ---- Dense products ---------------------------------------------------------------------------------------------------
  * c[i, j] = (first ? 0 : c[i, j]) + sum over p < k, in order, of a[i, p] * b[p, j]. Strides are in floats and may be negative;
- * columns of c are contiguous. ahead: bytes between what is multiplied and what is prefetched where memory is read in order, 0
+ * columns of c are contiguous. Row p of b is at b + p * b_row, or with `places` at b + places[p], which `dots` has not. ahead: bytes between what is multiplied and what is prefetched where memory is read in order, 0
  * for no prefetching. */
 typedef struct {
     size_t k;
     const float *a, *b;
     ptrdiff_t a_row, a_col, b_row; /* of a[i, p]; of b[p, j], or of the transposed b[j, p] */
+    const ptrdiff_t *places;
     float *c;
     ptrdiff_t c_row;
     int first;

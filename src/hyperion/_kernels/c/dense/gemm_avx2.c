@@ -38,6 +38,7 @@ HYP_INLINE void tile_avx2(const size_t rows, const size_t vectors, const int mas
     }
     for (size_t p = 0; p < t->k; p++, b += t->b_row) {
         __m256 col[2];
+        if (t->places) b = t->b + t->places[p];
 #pragma GCC unroll 2
         for (size_t v = 0; v < vectors; v++)
             col[v] = masked && v == end ? _mm256_maskload_ps(b + v * WIDTH, last) : _mm256_loadu_ps(b + v * WIDTH);
@@ -91,14 +92,15 @@ static void hyp_gemm_tile_avx2(size_t rows, size_t cols, const hyp_tile *t)
 
 /* ---- One row ------------------------------------------------------------------------------------------------------- */
 
-HYP_INLINE void row_avx2(const size_t vectors, const float *from, float *c, const hyp_tile *t)
+HYP_INLINE void row_avx2(const size_t vectors, const float *b, float *c, const hyp_tile *t)
 {
     __m256 sum[WIDE];
-    const float *a = t->a;
+    const float *a = t->a, *from = b;
 #pragma GCC unroll 8
     for (size_t v = 0; v < vectors; v++) sum[v] = t->first ? _mm256_setzero_ps() : _mm256_loadu_ps(c + v * WIDTH);
     for (size_t p = 0; p < t->k; p++, a += t->a_col, from += t->b_row) {
         const __m256 x = _mm256_set1_ps(*a);
+        if (t->places) from = b + t->places[p];
 #pragma GCC unroll 8
         for (size_t v = 0; v < vectors; v++) sum[v] = _mm256_fmadd_ps(x, _mm256_loadu_ps(from + v * WIDTH), sum[v]);
     }

@@ -30,8 +30,7 @@ HYP_INLINE lines lines_of(size_t rows, const hyp_tile *t)
 HYP_INLINE void tile_avx512(const size_t rows, const size_t vectors, const int masked, __mmask16 last, const hyp_tile *t, size_t ahead)
 {
     __m512 sum[MR][2];
-    const char *b = (const char *)t->b;
-    const ptrdiff_t b_row = t->b_row * (ptrdiff_t)sizeof(float);
+    const float *b = t->b;
     lines l = lines_of(rows, t);
     const size_t end = vectors - 1;
 #pragma GCC unroll 14
@@ -49,13 +48,13 @@ HYP_INLINE void tile_avx512(const size_t rows, const size_t vectors, const int m
             _mm_prefetch(next + 64, _MM_HINT_T1);
         }
     }
-    for (size_t p = 0; p < t->k; p++, b += b_row) {
+    for (size_t p = 0; p < t->k; p++, b += t->b_row) {
         __m512 col[2];
+        if (t->places) b = t->b + t->places[p];
 #pragma GCC unroll 2
         for (size_t v = 0; v < vectors; v++) {
-            const float *from = (const float *)b + v * WIDTH;
-            col[v] = masked && v == end ? _mm512_maskz_loadu_ps(last, from) : _mm512_loadu_ps(from);
-            if (ahead) _mm_prefetch(b + ahead + 64 * v, _MM_HINT_T0);
+            col[v] = masked && v == end ? _mm512_maskz_loadu_ps(last, b + v * WIDTH) : _mm512_loadu_ps(b + v * WIDTH);
+            if (ahead) _mm_prefetch((const char *)(b + v * WIDTH) + ahead, _MM_HINT_T0);
         }
         if (ahead) _mm_prefetch(l.base[0] + ahead, _MM_HINT_T0);
 #pragma GCC unroll 14
@@ -112,10 +111,10 @@ static void hyp_gemm_tile_avx512(size_t rows, size_t cols, const hyp_tile *t)
 
 /* ---- One row ------------------------------------------------------------------------------------------------------- */
 
-HYP_INLINE void row_avx512(const size_t vectors, __mmask16 last, const float *from, float *c, const hyp_tile *t)
+HYP_INLINE void row_avx512(const size_t vectors, __mmask16 last, const float *b, float *c, const hyp_tile *t)
 {
     __m512 sum[WIDE];
-    const float *a = t->a;
+    const float *a = t->a, *from = b;
 #pragma GCC unroll 16
     for (size_t v = 0; v < vectors; v++) {
         const __mmask16 mask = v == vectors - 1 ? last : (__mmask16)0xffff;
@@ -123,6 +122,7 @@ HYP_INLINE void row_avx512(const size_t vectors, __mmask16 last, const float *fr
     }
     for (size_t p = 0; p < t->k; p++, a += t->a_col, from += t->b_row) {
         const __m512 x = _mm512_set1_ps(*a);
+        if (t->places) from = b + t->places[p];
 #pragma GCC unroll 16
         for (size_t v = 0; v < vectors; v++) {
             const __mmask16 mask = v == vectors - 1 ? last : (__mmask16)0xffff;

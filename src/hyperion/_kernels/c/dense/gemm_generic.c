@@ -10,9 +10,11 @@ HYP_INLINE void tile_generic(const size_t rows, const size_t cols, const hyp_til
     float sum[MR][NR];
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < cols; j++) sum[i][j] = t->first ? 0.0f : t->c[(ptrdiff_t)i * t->c_row + (ptrdiff_t)j];
-    for (size_t p = 0; p < t->k; p++, a += t->a_col, b += t->b_row)
+    for (size_t p = 0; p < t->k; p++, a += t->a_col, b += t->b_row) {
+        if (t->places) b = t->b + t->places[p];
         for (size_t i = 0; i < rows; i++)
             for (size_t j = 0; j < cols; j++) sum[i][j] += a[(ptrdiff_t)i * t->a_row] * b[j];
+    }
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < cols; j++) t->c[(ptrdiff_t)i * t->c_row + (ptrdiff_t)j] = sum[i][j];
 }
@@ -40,8 +42,10 @@ static void hyp_gemm_row_generic(size_t cols, const hyp_tile *t)
         const float *b = part.b;
         float sum[4 * NR];
         for (size_t i = 0; i < 4 * NR; i++) sum[i] = t->first ? 0.0f : part.c[i];
-        for (size_t p = 0; p < t->k; p++, b += t->b_row)
+        for (size_t p = 0; p < t->k; p++, b += t->b_row) {
+            if (t->places) b = part.b + t->places[p];
             for (size_t i = 0; i < 4 * NR; i++) sum[i] += t->a[(ptrdiff_t)p * t->a_col] * b[i];
+        }
         memcpy(part.c, sum, sizeof sum);
     }
     for (; j < cols; j += NR, part.b += NR, part.c += NR) hyp_gemm_tile_generic(1, cols - j < NR ? cols - j : NR, &part);

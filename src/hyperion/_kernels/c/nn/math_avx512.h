@@ -87,24 +87,49 @@ HYP_INLINE __m512 hyp_tanh_avx512(__m512 x_f32x16)
     return _mm512_or_ps(t, _mm512_and_ps(x_f32x16, _mm512_set1_ps(-0.0f)));
 }
 
-HYP_INLINE __m512 hyp_gelu_erf_avx512(__m512 x_f32x16)
+/* Of n vectors at a time, a constant up to 4: the chain of instructions is long, and schedulers do not look so far ahead that one
+ * vector after the other would keep the units busy. x * Phi(x) is max(x, 0) - |x| Phi(-|x|). */
+HYP_INLINE void hyp_gelu_erf_avx512(const int n, const __m512 *x_f32x16, __m512 *out_f32x16)
 {
-    const __m512 a = _mm512_min_ps(_mm512_set1_ps(HYP_ERF_CLAMP), _mm512_abs_ps(x_f32x16)), one = _mm512_set1_ps(1.0f);
-    const __m512 square = _mm512_mul_ps(a, a), half = _mm512_set1_ps(-0.5f);
-    const __m512 low = _mm512_mul_ps(_mm512_fmsub_ps(a, a, square), half);
-    __m512 n;
-    const __m512 part = hyp_exp_part_avx512(_mm512_mul_ps(square, half), low, &n), k = _mm512_set1_ps(HYP_ERF_K);
-    const __m512 e = _mm512_scalef_ps(_mm512_add_ps(part, one), n); /* the argument lies between -105.2 and 0 */
-    /* 1 / (a + K) by a step of Newton from 14 bits: a division holds up the pipe for longer */
-    const __m512 sum = _mm512_add_ps(a, k), near = _mm512_rcp14_ps(sum);
-    const __m512 q = _mm512_fmadd_ps(_mm512_fnmadd_ps(sum, near, one), near, near), s = _mm512_mul_ps(_mm512_sub_ps(a, k), q);
+#define EACH _Pragma("GCC unroll 4") for (int i = 0; i < n; i++)
     static const float c[] = HYP_ERF_P;
-    __m512 p = _mm512_set1_ps(c[9]);
-    for (int i = 8; i >= 0; i--) p = _mm512_fmadd_ps(p, s, _mm512_set1_ps(c[i]));
-    const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, q), e); /* Phi(-|x|) */
-    const __mmask16 below = _mm512_cmp_ps_mask(x_f32x16, _mm512_setzero_ps(), _CMP_LT_OQ);
-    const __m512 phi = _mm512_mask_sub_ps(tail, (__mmask16)~below, one, tail);
-    return _mm512_mul_ps(_mm512_max_ps(_mm512_set1_ps(-FLT_MAX), x_f32x16), phi);
+    const __m512 one = _mm512_set1_ps(1.0f), k = _mm512_set1_ps(HYP_ERF_K);
+    __m512 a[4], square[4], low[4], power[4], e[4], r[4], sum[4], q[4], s[4], p[4];
+    EACH a[i] = _mm512_min_ps(_mm512_set1_ps(HYP_ERF_CLAMP), _mm512_abs_ps(x_f32x16[i]));
+    EACH square[i] = _mm512_mul_ps(a[i], a[i]);
+    EACH sum[i] = _mm512_add_ps(a[i], k);
+    /* 1 / (a + K) by a step of Newton from 14 bits: a division holds up the pipe for longer */
+    EACH q[i] = _mm512_rcp14_ps(sum[i]);
+    EACH power[i] = _mm512_roundscale_ps(_mm512_mul_ps(square[i], _mm512_set1_ps(-0.5f * HYP_LOG2E)), HYP_NEAREST);
+    EACH low[i] = _mm512_fmsub_ps(a[i], a[i], square[i]);
+    EACH sum[i] = _mm512_fnmadd_ps(sum[i], q[i], one);
+    /* exp(-r / 2) of r = a^2 + 2 ln2 power: the polynomial of exp with its factors scaled by powers of 2 */
+    EACH r[i] = _mm512_fmadd_ps(power[i], _mm512_set1_ps(2.0f * HYP_LN2_HI), square[i]);
+    EACH q[i] = _mm512_fmadd_ps(sum[i], q[i], q[i]);
+    EACH r[i] = _mm512_fmadd_ps(power[i], _mm512_set1_ps(2.0f * HYP_LN2_LO), r[i]);
+    EACH s[i] = _mm512_mul_ps(_mm512_sub_ps(a[i], k), q[i]);
+    EACH r[i] = _mm512_add_ps(r[i], low[i]);
+    EACH p[i] = _mm512_fmadd_ps(_mm512_set1_ps(c[9]), s[i], _mm512_set1_ps(c[8]));
+    EACH e[i] = _mm512_fmadd_ps(_mm512_set1_ps(HYP_EXP_P4 / 64), r[i], _mm512_set1_ps(-HYP_EXP_P3 / 32));
+    EACH p[i] = _mm512_fmadd_ps(p[i], s[i], _mm512_set1_ps(c[7]));
+    EACH e[i] = _mm512_fmadd_ps(e[i], r[i], _mm512_set1_ps(HYP_EXP_P2 / 16));
+    EACH p[i] = _mm512_fmadd_ps(p[i], s[i], _mm512_set1_ps(c[6]));
+    EACH e[i] = _mm512_fmadd_ps(e[i], r[i], _mm512_set1_ps(-HYP_EXP_P1 / 8));
+    EACH p[i] = _mm512_fmadd_ps(p[i], s[i], _mm512_set1_ps(c[5]));
+    EACH e[i] = _mm512_fmadd_ps(e[i], r[i], _mm512_set1_ps(HYP_EXP_P0 / 4));
+    EACH p[i] = _mm512_fmadd_ps(p[i], s[i], _mm512_set1_ps(c[4]));
+    EACH e[i] = _mm512_fmadd_ps(e[i], r[i], _mm512_set1_ps(-0.5f));
+    EACH p[i] = _mm512_fmadd_ps(p[i], s[i], _mm512_set1_ps(c[3]));
+    EACH e[i] = _mm512_fmadd_ps(e[i], r[i], one);
+    EACH p[i] = _mm512_fmadd_ps(p[i], s[i], _mm512_set1_ps(c[2]));
+    EACH e[i] = _mm512_scalef_ps(e[i], power[i]);
+    EACH p[i] = _mm512_fmadd_ps(p[i], s[i], _mm512_set1_ps(c[1]));
+    EACH q[i] = _mm512_mul_ps(q[i], a[i]);
+    EACH p[i] = _mm512_fmadd_ps(p[i], s[i], _mm512_set1_ps(c[0]));
+    EACH q[i] = _mm512_mul_ps(p[i], q[i]);
+    /* the operands' order lets NaN and -0 pass */
+    EACH out_f32x16[i] = _mm512_fnmadd_ps(q[i], e[i], _mm512_max_ps(_mm512_set1_ps(-0.0f), x_f32x16[i]));
+#undef EACH
 }
 
 #endif

@@ -46,18 +46,27 @@ HYP_INLINE void moments_add(__m256 v_f32x8, __m512d first, __m512d *sum, __m512d
     *squares = _mm512_fmadd_pd(d, d, *squares);
 }
 
+/* 32 values, or fewer and the first value in place of the others. */
+HYP_INLINE void moments_step(__m512 v, __m512 w, __m512d first, __m512d sum[4], __m512d squares[4])
+{
+    moments_add(_mm512_castps512_ps256(v), first, &sum[0], &squares[0]);
+    moments_add(_mm512_extractf32x8_ps(v, 1), first, &sum[1], &squares[1]);
+    moments_add(_mm512_castps512_ps256(w), first, &sum[2], &squares[2]);
+    moments_add(_mm512_extractf32x8_ps(w, 1), first, &sum[3], &squares[3]);
+}
+
 static hyp_moments moments_avx512(const float *x, float eps, size_t n)
 {
     const __m512 start = _mm512_set1_ps(x[0]); /* stands past the end too, where it differs by 0 */
     const __m512d first = _mm512_set1_pd((double)x[0]), zero = _mm512_setzero_pd();
     __m512d sum[4] = {zero, zero, zero, zero}, squares[4] = {zero, zero, zero, zero};
-    for (size_t i = 0; i < n; i += 32)
-        for (size_t h = 0; h < 2; h++) {
-            const size_t at = i + 16 * h;
-            const __m512 v = at < n ? _mm512_mask_loadu_ps(start, tail_mask(n - at), x + at) : start;
-            moments_add(_mm512_castps512_ps256(v), first, &sum[2 * h], &squares[2 * h]);
-            moments_add(_mm512_extractf32x8_ps(v, 1), first, &sum[2 * h + 1], &squares[2 * h + 1]);
-        }
+    size_t i = 0;
+    for (; n - i >= 32; i += 32) moments_step(_mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + 16), first, sum, squares);
+    if (i < n) {
+        const __m512 v = _mm512_mask_loadu_ps(start, tail_mask(n - i), x + i);
+        const __m512 w = n - i > 16 ? _mm512_mask_loadu_ps(start, tail_mask(n - i - 16), x + i + 16) : start;
+        moments_step(v, w, first, sum, squares);
+    }
     return hyp_moments_of((double)x[0], reduce_f64(_mm512_add_pd(sum[0], sum[1]), _mm512_add_pd(sum[2], sum[3])),
                           reduce_f64(_mm512_add_pd(squares[0], squares[1]), _mm512_add_pd(squares[2], squares[3])), n, eps);
 }
@@ -66,7 +75,12 @@ static void hyp_layer_norm_avx512(const float *x, const float *weight, const flo
 {
     const hyp_moments m = moments_avx512(x, eps, n);
     const __m512 high = _mm512_set1_ps(m.high), low = _mm512_set1_ps(m.low), scale = _mm512_set1_ps(m.scale);
-    for (size_t i = 0; i < n; i += 16) {
+    size_t i = 0;
+    for (; weight && bias && n - i >= 16; i += 16) { /* the usual; stores under a mask take longer */
+        const __m512 d = _mm512_sub_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), high), low);
+        _mm512_storeu_ps(out + i, _mm512_fmadd_ps(_mm512_mul_ps(d, scale), _mm512_loadu_ps(weight + i), _mm512_loadu_ps(bias + i)));
+    }
+    for (; i < n; i += 16) {
         const __mmask16 mask = tail_mask(n - i);
         const __m512 d = _mm512_sub_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), high), low);
         const __m512 w = weight ? _mm512_maskz_loadu_ps(mask, weight + i) : _mm512_set1_ps(1.0f);

@@ -1,0 +1,223 @@
+#include "dense/conv.h"
+
+#define LINE 16                  /* floats */
+#define ROW_COLS 512             /* windows of a group of one filter that go together */
+#define TILE 512                 /* floats of a tile at most */
+#define PANELS 16                /* of filters a task, so that a signal is seen soon */
+#define FILL_VALUES (1u << 14)   /* that a task of filling planes moves, at least */
+#define LEAST_WORK (1u << 18)    /* multiplications of a task */
+
+typedef struct {
+    size_t planes, size; /* of one dimension, and places of each */
+} axis;
+
+typedef struct {
+    const hyp_table *t;
+    const hyp_conv *conv;
+    axis axis[2];
+    size_t terms, each, depth; /* of a filter; filters and channels of a group */
+    size_t plane, windows; /* places of a plane; windows, with those that run over */
+    int lies; /* the image itself is a plane */
+    const float *planes;
+    ptrdiff_t channel;   /* floats from a channel's planes to the next one's */
+    float *filled, *packed;
+    size_t panels, panel, block; /* panels of a group's filters, floats of one; depth of a block */
+    ptrdiff_t *places;
+    size_t width, tiles, parts; /* windows that go together, how many times; tasks a group's filters */
+} conv_job;
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+static size_t parts(size_t n, size_t size) { return (n + size - 1) / size; }
+static size_t round_up(size_t n, size_t to) { return parts(n, to) * to; }
+
+/* After so many places of the kernel their planes repeat. */
+static size_t period(const hyp_conv_dim *d)
+{
+    size_t a = d->step, b = d->gap % d->step;
+    while (b) {
+        const size_t rest = a % b;
+        a = b, b = rest;
+    }
+    return d->step / a;
+}
+
+static axis axis_of(const hyp_conv_dim *d)
+{
+    const size_t reach = (d->kernel - 1) * d->gap / d->step;
+    return (axis){least(d->kernel, period(d)), d->out + reach};
+}
+
+static void plan(conv_job *job, const hyp_table *t, const hyp_conv *conv)
+{
+    const hyp_conv_dim *row = &conv->dim[0], *col = &conv->dim[1];
+    job->t = t, job->conv = conv;
+    job->axis[0] = axis_of(row), job->axis[1] = axis_of(col);
+    job->each = conv->filters / conv->groups, job->depth = conv->channels / conv->groups;
+    job->terms = job->depth * row->kernel * col->kernel;
+    job->plane = job->axis[0].size * job->axis[1].size;
+    job->windows = (row->out - 1) * job->axis[1].size + col->out;
+    job->lies = row->pad == 0 && col->pad == 0 && row->step == 1 && col->step == 1 && conv->x_at[1] == 1 &&
+                (conv->x_at[0] == (ptrdiff_t)job->axis[1].size || row->in == 1);
+    job->channel = job->lies ? conv->x_channel : (ptrdiff_t)round_up(job->plane * job->axis[0].planes * job->axis[1].planes, LINE);
+    job->panels = job->each == 1 ? 0 : parts(job->each, t->gemm.mr);
+    job->panel = round_up(job->terms * t->gemm.mr, LINE);
+}
+
+static size_t filled_floats(const conv_job *job) { return job->lies ? 0 : (size_t)job->channel * job->conv->channels; }
+static size_t packed_floats(const conv_job *job) { return job->conv->groups * job->panels * job->panel; }
+
+size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv)
+{
+    conv_job job;
+    plan(&job, t, conv);
+    return sizeof(float) * (filled_floats(&job) + packed_floats(&job)) + sizeof(ptrdiff_t) * job.terms;
+}
+
+/* Where each term of the first window is, from a group's first channel on. */
+static void list_places(conv_job *job)
+{
+    const hyp_conv_dim *row = &job->conv->dim[0], *col = &job->conv->dim[1];
+    const size_t row_period = period(row), col_period = period(col);
+    ptrdiff_t *place = job->places;
+    for (size_t c = 0; c < job->depth; c++)
+        for (size_t y = 0; y < row->kernel; y++)
+            for (size_t x = 0; x < col->kernel; x++) {
+                const size_t plane = y % row_period * job->axis[1].planes + x % col_period;
+                const size_t at = y * row->gap / row->step * job->axis[1].size + x * col->gap / col->step;
+                *place++ = (ptrdiff_t)c * job->channel + (ptrdiff_t)(plane * job->plane + at);
+            }
+}
+
+/* ---- Filling planes and packing filters ---------------------------------------------------------------------------- */
+
+/* Row r of the plane whose places begin at (y, x) of the image with its border. */
+static void fill_row(const conv_job *job, const float *channel, size_t y, size_t x, size_t r, float *to)
+{
+    const hyp_conv_dim *row = &job->conv->dim[0], *col = &job->conv->dim[1];
+    const size_t n = job->axis[1].size, line = r * row->step + y;
+    const ptrdiff_t stride = job->conv->x_at[1];
+    if (line < row->pad || line - row->pad >= row->in) {
+        memset(to, 0, n * sizeof(float));
+        return;
+    }
+    const float *from = channel + (ptrdiff_t)(line - row->pad) * job->conv->x_at[0];
+    size_t first = x >= col->pad ? 0 : parts(col->pad - x, col->step), last = 0;
+    if (col->pad + col->in > x) last = least(n, parts(col->pad + col->in - x, col->step));
+    if (first > last) first = last;
+    memset(to, 0, first * sizeof(float));
+    const ptrdiff_t step = (ptrdiff_t)col->step * stride;
+    if (first < last) from += ((ptrdiff_t)(first * col->step + x) - (ptrdiff_t)col->pad) * stride;
+    if (step == 1) memcpy(to + first, from, (last - first) * sizeof(float));
+    else
+        for (size_t i = first; i < last; i++) to[i] = from[(ptrdiff_t)(i - first) * step];
+    memset(to + last, 0, (n - last) * sizeof(float));
+}
+
+static void fill_channel(const conv_job *job, size_t channel)
+{
+    const hyp_conv_dim *row = &job->conv->dim[0], *col = &job->conv->dim[1];
+    const float *from = job->conv->x + (ptrdiff_t)channel * job->conv->x_channel;
+    float *to = job->filled + (ptrdiff_t)channel * job->channel;
+    for (size_t y = 0; y < job->axis[0].planes; y++)
+        for (size_t x = 0; x < job->axis[1].planes; x++)
+            for (size_t r = 0; r < job->axis[0].size; r++, to += job->axis[1].size)
+                fill_row(job, from, y * row->gap % row->step, x * col->gap % col->step, r, to);
+}
+
+static void prepare_task(void *arg, size_t begin, size_t end, size_t worker)
+{
+    const conv_job *job = arg;
+    const size_t channels = job->lies ? 0 : job->conv->channels, mr = job->t->gemm.mr;
+    (void)worker;
+    for (size_t i = begin; i < end; i++) {
+        if (i < channels) {
+            fill_channel(job, i);
+        } else {
+            const size_t group = (i - channels) / job->panels, first = (i - channels) % job->panels * mr;
+            job->t->gemm.pack(job->conv->filter + (group * job->each + first) * job->terms, (ptrdiff_t)job->terms,
+                              least(mr, job->each - first), job->terms, mr, job->packed + (i - channels) * job->panel);
+        }
+    }
+}
+
+/* ---- Multiplying --------------------------------------------------------------------------------------------------- */
+
+/* Rows of results for windows first.. to where they belong, without those that run over. */
+static void put(const conv_job *job, const float *tile, size_t width, size_t filter, size_t rows, size_t first, size_t count)
+{
+    const hyp_conv *conv = job->conv;
+    const size_t line = job->axis[1].size, cols = conv->dim[1].out;
+    for (size_t done = 0, run; done < count; done += run) {
+        const size_t y = (first + done) / line, x = (first + done) % line;
+        const size_t kept = x < cols ? least(cols - x, count - done) : 0;
+        run = least(line - x, count - done);
+        for (size_t i = 0; i < rows; i++) {
+            const float *from = tile + i * width + done;
+            float *to = conv->out + (ptrdiff_t)(filter + i) * conv->out_filter + (ptrdiff_t)y * conv->out_row + (ptrdiff_t)x;
+            if (conv->bias) {
+                const float bias = conv->bias[filter + i];
+                for (size_t j = 0; j < kept; j++) to[j] = from[j] + bias;
+            } else {
+                memcpy(to, from, kept * sizeof(float));
+            }
+        }
+    }
+}
+
+/* Blocks of terms after one another, into a tile of results. */
+static void sum_terms(const conv_job *job, hyp_tile tile, size_t rows, size_t cols)
+{
+    const float *a = tile.a;
+    for (size_t p = 0; p < job->terms; p += job->block) {
+        tile.k = least(job->block, job->terms - p), tile.first = p == 0;
+        tile.a = a + (ptrdiff_t)p * tile.a_col, tile.places = job->places + p;
+        if (job->each == 1) job->t->gemm.row(cols, &tile);
+        else job->t->gemm.tile(rows, cols, &tile);
+    }
+}
+
+static void multiply_task(void *arg, size_t begin, size_t end, size_t worker)
+{
+    const conv_job *job = arg;
+    const size_t mr = job->t->gemm.mr, width = job->width;
+    HYP_ALIGN64 float results[TILE];
+    (void)worker;
+    for (size_t item = begin; item < end; item++) {
+        const size_t part = item % job->parts, window = item / job->parts % job->tiles * width;
+        const size_t group = item / job->parts / job->tiles, cols = least(width, job->windows - window);
+        hyp_tile tile = {.c = results, .c_row = (ptrdiff_t)width, .a_row = 1, .a_col = (ptrdiff_t)mr};
+        tile.b = job->planes + (ptrdiff_t)(group * job->depth) * job->channel + (ptrdiff_t)window;
+        if (job->each == 1) {
+            tile.a = job->conv->filter + group * job->terms, tile.a_col = 1;
+            sum_terms(job, tile, 1, cols);
+            put(job, results, width, group, 1, window, cols);
+            continue;
+        }
+        const size_t last = least((part + 1) * PANELS, job->panels);
+        for (size_t panel = part * PANELS; panel < last; panel++) {
+            const size_t rows = least(mr, job->each - panel * mr);
+            tile.a = job->packed + (group * job->panels + panel) * job->panel;
+            sum_terms(job, tile, rows, cols);
+            put(job, results, width, group * job->each + panel * mr, rows, window, cols);
+        }
+    }
+}
+
+int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_conv *conv, const hyp_blocks *blocks,
+                 void *buffer)
+{
+    conv_job job;
+    plan(&job, t, conv);
+    job.filled = buffer, job.packed = job.filled + filled_floats(&job);
+    job.places = (ptrdiff_t *)(void *)(job.packed + packed_floats(&job));
+    job.planes = job.lies ? conv->x : job.filled;
+    job.block = blocks->depth;
+    list_places(&job);
+    const size_t channels = job.lies ? 0 : conv->channels, todo = channels + conv->groups * job.panels;
+    const int status = todo ? api->run(team, prepare_task, &job, todo, FILL_VALUES / (job.plane + 1) + 1) : HYP_OK;
+    if (status != HYP_OK) return status;
+    job.width = job.each == 1 ? ROW_COLS : t->gemm.nr;
+    job.tiles = parts(job.windows, job.width), job.parts = job.each == 1 ? 1 : parts(job.panels, PANELS);
+    const size_t work = least(job.each, PANELS * t->gemm.mr) * job.terms * job.width;
+    return api->run(team, multiply_task, &job, conv->groups * job.tiles * job.parts, LEAST_WORK / work + 1);
+}
