@@ -76,6 +76,28 @@ def test_penalties_are_as_their_definition_says(seen, window, frequency, presenc
     np.testing.assert_array_equal(logits, before)
 
 
+@given(st.integers(2, 4000), st.integers(1, 70), st.sampled_from((3, 1000)), st.sampled_from((0.0, 0.3, 0.999)),
+       st.integers(0, 2**32 - 1))  # fmt: skip
+def test_top_k_draws_from_the_largest_and_of_equals_from_the_first(size, k, values, forbidden, seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(0, values, size).astype(np.float32)
+    logits[rng.random(size) < forbidden] = -np.inf
+    logits[rng.integers(size)] = 5
+    largest = np.lexsort((np.arange(size), -logits))[:k]
+    sampler = Sampler(hyperion.GenerationConfig(top_k=k, top_p=1.0, temperature=1e9, seed=1))
+    drawn = {sampler.draw(logits, ()) for _ in range(20)}
+    assert drawn <= set(largest[np.isfinite(logits[largest])].tolist())
+    if k == 1:
+        assert drawn == {int(np.argmax(logits))}
+
+
+def test_logits_that_are_not_numbers_do_not_stop_a_draw():
+    logits = np.arange(5000, dtype=np.float32)
+    logits[1000:] = np.nan
+    assert 0 <= Sampler(hyperion.GenerationConfig(top_k=3000, seed=1)).draw(logits, ()) < 5000
+    assert 0 <= Sampler(hyperion.GenerationConfig(top_k=40, seed=1)).draw(logits, ()) < 5000
+
+
 def test_a_processor_sees_every_token_once_and_its_word_is_final(model):
     ids = model.tokenizer.encode(PROMPT)
     allowed = model.tokenizer.encode("a b c d e f g", add_special=False)

@@ -35,7 +35,7 @@ class _Sequence:
 
     def take(self, logits: np.ndarray, config: GenerationConfig, is_end: Callable[[int], bool]) -> int | None:
         """Draw a token; None when the sequence is over."""
-        token, _ = self.sampler(logits, self.seen)
+        token = self.sampler.draw(logits, self.seen)
         self.seen.append(token)
         self.count += 1
         ended = is_end(token) and not config.ignore_end
