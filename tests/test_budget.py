@@ -516,3 +516,26 @@ def test_fork_while_the_ledger_is_in_use():
     finally:
         stop.set()
         other.join()
+
+
+def test_a_reservation_gives_back_no_more_than_it_has():
+    budget = MemoryBudget(10_000, name="b")
+    kept, given = budget.reserve("kept", 1000), budget.reserve("given", 500)
+    given.shrink(400)
+    assert (given.nbytes, budget.used) == (100, 1100)
+    given.shrink(400)
+    assert (given.nbytes, budget.used, budget.by_owner()) == (0, 1000, {"kept": 1000})
+    given.release()
+    kept.release()
+    assert budget.used == 0
+
+
+def test_idle_bytes_are_a_share_while_they_are_held():
+    root = MemoryBudget(100_000, name="root")
+    child = root.child("child")
+    assert root.stats().fragmentation_ratio == 0
+    full, rounded = child.reserve("full", 4096), child.reserve("rounded", 4096, idle=1024)
+    assert root.stats().fragmentation_ratio == child.stats().fragmentation_ratio == 1024 / 8192
+    rounded.release()
+    assert root.stats().fragmentation_ratio == child.stats().fragmentation_ratio == 0
+    full.release()

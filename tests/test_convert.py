@@ -335,17 +335,26 @@ def test_the_estimate_is_what_is_written(models, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "error", "says"),
     [
-        {"type": "q9_9"}, {"type": 4}, {"type": "q4_0 "}, {"dst": "m.bin"}, {"dst": "m"}, {"format": "onnx"},
-        {"type": "q4_0", "method": "magic"}, {"type": "q4_0", "method": "hqq"}, {"type": "q4_k", "method": "mse"},
-        {"method": "mse"}, {"src": "none.gguf"},
+        ({"type": "q9_9"}, hyperion.InvalidArgumentError, "type is 'q9_9', expected one of f32"),
+        ({"type": "Q4_K_M"}, hyperion.InvalidArgumentError, "type is 'Q4_K_M', .* \\(q4_k is the type that most"),
+        ({"type": 4}, hyperion.InvalidArgumentError, "type is 4, expected one of"),
+        ({"type": "q4_0 "}, hyperion.InvalidArgumentError, "type is 'q4_0 ', expected"),
+        ({"dst": "m.bin"}, hyperion.InvalidArgumentError, "ends in '.bin': expected"),
+        ({"dst": "m"}, hyperion.InvalidArgumentError, "ends in '': expected"),
+        ({"format": "onnx"}, hyperion.InvalidArgumentError, "format is 'onnx', expected"),
+        ({"type": "q4_0", "method": "magic"}, hyperion.InvalidArgumentError, "method is 'magic', expected"),
+        ({"type": "q4_0", "method": "hqq"}, hyperion.UnsupportedError, "it makes q4_1"),
+        ({"type": "q4_k", "method": "mse"}, hyperion.UnsupportedError, "'mse' does not make q4_k"),
+        ({"method": "mse"}, hyperion.InvalidArgumentError, "needs a type"),
+        ({"src": "none.gguf"}, hyperion.HyperionIOError, "no file or directory"),
     ],
-)  # fmt: skip
-def test_bad_arguments(models, tmp_path, arguments):
+)
+def test_bad_arguments(models, tmp_path, arguments, error, says):
     values = {"src": models / "shakespeare-f16.gguf", "dst": "m.gguf", **arguments}
     values["dst"] = tmp_path / values["dst"]
-    with pytest.raises(hyperion.HyperionError):
+    with pytest.raises(error, match=says):
         hyperion.convert(**values)
     assert list(tmp_path.iterdir()) == []
 

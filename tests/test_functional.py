@@ -96,7 +96,7 @@ def test_forward_scheduler():
     hyperion.reset_scheduler(scheduler)
     assert not hyperion.is_layer_executed(scheduler, 1)
     hyperion.destroy_forward_scheduler(scheduler)
-    with pytest.raises(hyperion.HyperionError):
+    with pytest.raises(hyperion.HyperionRuntimeError, match="the scheduler is closed"):
         hyperion.execute_next_layer(scheduler, x)
 
 

@@ -180,7 +180,8 @@ def test_tokenizer_json_with_its_own_decoder(tmp_path):
     )  # fmt: skip
     tokenizer = Tokenizer.from_file(write(tmp_path, content))
     ids = tokenizer.encode("ab, b")
-    assert tokenizer.decode(ids) == "b, b" or tokenizer.decode(ids) == "ab, b"
+    assert ids == [0, 2, 3, 1]
+    assert tokenizer.decode(ids) == "ab, b"
     stream = tokenizer.stream()
     assert "".join(map(stream.push, ids)) + stream.flush() == tokenizer.decode(ids)
     with pytest.raises(InvalidArgumentError):
