@@ -84,10 +84,7 @@ class Sampler:
     def _draw(self, logits: np.ndarray) -> int:
         c = self.config
         n = logits.shape[0]
-        k = c.top_k if 0 < c.top_k < n else n
-        ids = _among_largest(logits, k) if k < n else np.arange(n)
-        # most likely first; equal logits in order of token, so that the draw depends on nothing else
-        ids = ids[np.lexsort((ids, -logits[ids]))[:k]]
+        ids = likeliest(logits, c.top_k if 0 < c.top_k < n else n)
         scaled = logits[ids].astype(np.float64)
         scaled = (scaled - scaled[0]) / c.temperature
         weights = np.exp(scaled)
@@ -100,6 +97,12 @@ class Sampler:
         total = np.cumsum(weights[: max(keep, 1)])
         pick = int(np.searchsorted(total, self.random.random() * total[-1], side="right"))
         return int(ids[min(pick, len(total) - 1)])
+
+
+def likeliest(logits: np.ndarray, k: int) -> np.ndarray:
+    """Ids of the `k` largest logits, the largest first and equal ones in order of id: a draw depends on nothing else."""
+    ids = _among_largest(logits, k) if k < logits.shape[0] else np.arange(logits.shape[0])
+    return ids[np.lexsort((ids, -logits[ids]))[:k]]
 
 
 def _among_largest(logits: np.ndarray, k: int) -> np.ndarray:
@@ -132,6 +135,5 @@ def top_log_probabilities(logits: np.ndarray, count: int) -> tuple[tuple[int, fl
     x -= x.max()
     x -= np.log(np.exp(x).sum())
     count = min(count, x.shape[0])
-    ids = np.argpartition(-x, count - 1)[:count]
-    ids = ids[np.lexsort((ids, -x[ids]))]
+    ids = likeliest(x, count)
     return tuple((int(i), float(x[i])) for i in ids)
