@@ -2,17 +2,20 @@
 
 import copy
 import dataclasses
+import itertools
+import math
 import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import hyperion
 from benchmarks import synthetic
 from hyperion.cli.common import model_path
 from hyperion.generation import Sampler
+from hyperion.generation.sampling import likeliest, top_log_probabilities
 from hyperion.generation.stops import StopFilter
 from hyperion.memory import format_size
 
@@ -349,3 +352,59 @@ def test_rows_of_logits_of_any_length_fit_their_buffer(tmp_path):
             odd.replan(odd.smallest_budget + above)
             assert odd.plan.logits_rows < 9
             assert np.array_equal(odd.logits(range(1, 10)), expected)
+
+
+def allowed(logits, temperature, top_k, top_p, min_p):
+    """Token ids that may be drawn, the likeliest first, with their probabilities: each filter by its own definition."""
+    ids = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+    if top_k:
+        ids = ids[:top_k]
+    scaled = [math.exp((float(logits[i]) - float(logits[ids[0]])) / temperature) for i in ids]
+    p = [s / sum(scaled) for s in scaled]
+    sums = list(itertools.accumulate(p))
+    assume(all(abs(s - top_p) > 1e-9 for s in sums) and all(abs(x - min_p * p[0]) > 1e-9 for x in p))
+    nucleus = next((i + 1 for i, s in enumerate(sums) if s >= top_p), len(ids)) if top_p < 1 else len(ids)
+    keep = max(1, min(nucleus, sum(x >= min_p * p[0] for x in p)))
+    total = sum(p[:keep])
+    return ids[:keep], [x / total for x in p[:keep]]
+
+
+@given(
+    st.lists(st.integers(-24, 24), min_size=1, max_size=12), st.sampled_from([0.3, 1.0, 2.5]), st.integers(0, 12),
+    st.floats(0.01, 1), st.sampled_from([0.0, 0.011, 0.13, 0.57]), st.floats(0, 1, exclude_max=True),
+)  # fmt: skip
+def test_a_draw_is_as_the_filters_definitions_say(eighths, temperature, top_k, top_p, min_p, u):
+    logits = np.array(eighths, np.float32) / 8
+    ids, p = allowed(logits, temperature, top_k, top_p, min_p)
+    sampler = Sampler(hyperion.GenerationConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p))
+    sums = list(itertools.accumulate(p))
+    assume(all(abs(s - u) > 1e-9 for s in sums))
+    sampler.random.random = lambda: u
+    token, logprob = sampler(logits, [])
+    assert token == ids[next((i for i, s in enumerate(sums) if s > u), len(ids) - 1)]
+    assert logprob == pytest.approx(log_softmax(logits)[token])
+    sampler.random.random = lambda: 0.0
+    assert sampler(logits, [])[0] == ids[0]
+    sampler.random.random = lambda: 1 - 2**-53
+    assert sampler(logits, [])[0] == ids[-1]
+
+
+def test_equal_logits_are_drawn_in_the_order_of_their_ids():
+    sampler = Sampler(hyperion.GenerationConfig(temperature=1.0, top_k=3, top_p=1.0))
+    logits = np.array([0, 2, 1, 2, 2, -1], np.float32)
+    drawn = []
+    for u in (0.0, 0.4, 0.9):
+        sampler.random.random = lambda u=u: u
+        drawn.append(sampler(logits, [])[0])
+    assert drawn == [1, 3, 4]
+
+
+@given(st.integers(1, 3000), st.data())
+def test_the_likeliest_of_many_equal_ones_are_the_first(n, data):
+    values = np.random.default_rng(n).integers(0, 4, n).astype(np.float32)
+    if data.draw(st.booleans()):
+        values[:: data.draw(st.integers(1, 7))] = -np.inf
+    count = data.draw(st.integers(1, n))
+    assert likeliest(values, count).tolist() == sorted(range(n), key=lambda i: (-values[i], i))[:count]
+    names = top_log_probabilities(np.zeros(n, np.float32), count)
+    assert [i for i, _ in names] == list(range(count))

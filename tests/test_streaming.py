@@ -1,5 +1,6 @@
 """Models larger than their budget: the same bits, the plan held, errors on the consumer, nothing left behind."""
 
+import dataclasses
 import os
 import shutil
 import threading
@@ -13,6 +14,7 @@ import hyperion
 from hyperion._kernels import stream
 from hyperion.memory import process_budget
 from hyperion.scheduling import LayerSize, MatrixSize, ModelSizes, make_plan
+from hyperion.scheduling import plan as plan_module
 
 IDS = [(7 * i) % 2000 + 3 for i in range(40)]
 
@@ -285,3 +287,30 @@ def test_the_plan_says_what_a_run_then_reads(path):
         read = model.stream_stats["bytes_used"] - before
     ring = model.plan.slots * model.plan.slot_bytes
     assert read == pytest.approx(100 * prediction.bytes_per_token, rel=0.01, abs=ring)
+
+
+def test_what_is_left_of_a_budget_makes_longer_passes():
+    """The longest chunk that fits beside resident weights, and as many rows of logits as a share of the budget holds."""
+    sizes = toy_sizes(layers=40)
+    plan = make_plan(sizes, 40_000_000, 64)
+    assert plan.resident and plan.chunk == plan.logits_rows == 512
+    others = plan.total - plan.items["activations"] - plan.items["logits"]
+    for chunk in (8, 64, 512):
+        plan = make_plan(sizes, others + sizes.scratch(chunk) + 4096, 64)
+        assert plan.resident and plan.chunk == chunk
+    wide = dataclasses.replace(sizes, logits=lambda n: 20_000 * n)
+    assert make_plan(wide, 40_000_000, 64).logits_rows == 32  # 640 kB of 1.25 MB; twice that is more
+    assert make_plan(wide, 80_000_000, 64).logits_rows == 64
+
+
+def test_a_ring_grows_with_what_it_streams_and_has_enough_for_its_readers():
+    small, large = toy_sizes(layers=40), toy_sizes(layers=100, rows=10240)
+    rings = []
+    for sizes, spare in ((small, 1_000_000), (large, 10_000_000), (large, 100_000_000), (large, 300_000_000)):
+        plan = make_plan(sizes, plan_module.smallest_budget(sizes, 64) + spare, 64)
+        assert plan.streamed_bytes > 0
+        ring = plan.slots * plan.slot_bytes
+        assert plan.slots >= 4 and ring <= spare // 2 + 4 * (1 << 20)
+        rings.append(ring)
+    assert rings == sorted(rings)
+    assert rings[-1] == 12 << 20  # a fortieth of the weights is more
