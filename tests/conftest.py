@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import hyperion
+
+settings.register_profile("hyperion", deadline=None)  # no test asserts a time: machines are busy
+settings.load_profile("hyperion")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
