@@ -90,27 +90,20 @@ static void list_places(conv_job *job)
 
 /* ---- Filling planes and packing filters ---------------------------------------------------------------------------- */
 
-/* Row r of the plane whose places begin at (y, x) of the image with its border. */
+/* Row r, so far of zeros, of the plane whose places begin at (y, x) of the image with its border. */
 static void fill_row(const conv_job *job, const float *channel, size_t y, size_t x, size_t r, float *to)
 {
     const hyp_conv_dim *row = &job->conv->dim[0], *col = &job->conv->dim[1];
-    const size_t n = job->axis[1].size, line = r * row->step + y;
-    const ptrdiff_t stride = job->conv->x_at[1];
-    if (line < row->pad || line - row->pad >= row->in) {
-        memset(to, 0, n * sizeof(float));
-        return;
-    }
+    const size_t line = r * row->step + y, first = x >= col->pad ? 0 : parts(col->pad - x, col->step);
+    const ptrdiff_t stride = job->conv->x_at[1], step = (ptrdiff_t)col->step * stride;
+    if (line < row->pad || line - row->pad >= row->in || col->pad + col->in <= x) return;
+    const size_t last = least(job->axis[1].size, parts(col->pad + col->in - x, col->step));
+    if (first >= last) return;
     const float *from = channel + (ptrdiff_t)(line - row->pad) * job->conv->x_at[0];
-    size_t first = x >= col->pad ? 0 : parts(col->pad - x, col->step), last = 0;
-    if (col->pad + col->in > x) last = least(n, parts(col->pad + col->in - x, col->step));
-    if (first > last) first = last;
-    memset(to, 0, first * sizeof(float));
-    const ptrdiff_t step = (ptrdiff_t)col->step * stride;
-    if (first < last) from += ((ptrdiff_t)(first * col->step + x) - (ptrdiff_t)col->pad) * stride;
+    from += ((ptrdiff_t)(first * col->step + x) - (ptrdiff_t)col->pad) * stride;
     if (step == 1) memcpy(to + first, from, (last - first) * sizeof(float));
     else
         for (size_t i = first; i < last; i++) to[i] = from[(ptrdiff_t)(i - first) * step];
-    memset(to + last, 0, (n - last) * sizeof(float));
 }
 
 static void fill_channel(const conv_job *job, size_t channel)
@@ -118,6 +111,7 @@ static void fill_channel(const conv_job *job, size_t channel)
     const hyp_conv_dim *row = &job->conv->dim[0], *col = &job->conv->dim[1];
     const float *from = job->conv->x + (ptrdiff_t)channel * job->conv->x_channel;
     float *to = job->filled + (ptrdiff_t)channel * job->channel;
+    memset(to, 0, (size_t)job->channel * sizeof(float));
     for (size_t y = 0; y < job->axis[0].planes; y++)
         for (size_t x = 0; x < job->axis[1].planes; x++)
             for (size_t r = 0; r < job->axis[0].size; r++, to += job->axis[1].size)

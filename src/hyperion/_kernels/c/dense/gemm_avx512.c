@@ -5,6 +5,8 @@
 #define MR 14
 #define WIDTH 16
 #define WIDE 16 /* vectors of one row: b is read by whole KiB */
+#define CROWD 1024 /* bytes of which a multiple, from row to row, brings 16 rows to few sets of the first cache */
+#define NEAR 64
 
 HYP_INLINE __mmask16 tail_mask(size_t n)
 {
@@ -178,30 +180,52 @@ HYP_INLINE void rows_from(const float *from, ptrdiff_t stride, size_t count, con
     for (size_t i = 0; i < 16; i++) rows[i] = from + (ptrdiff_t)(i < count ? i : count - 1) * stride;
 }
 
-HYP_INLINE void dots_step(const float *const rows[16], size_t p, size_t n, const hyp_tile *t, __m512 *sum)
+/* Add the terms p.., n <= 16 of them, whose values of b are at rows[i] + at. */
+HYP_INLINE void dots_step(const float *const rows[16], size_t at, size_t p, size_t n, const hyp_tile *t, __m512 *sum)
 {
     const float *a = t->a + (ptrdiff_t)p * t->a_col;
     __m512 v[16];
-    load_square_avx512(rows, p, tail_mask(n), v);
+    load_square_avx512(rows, at, tail_mask(n), v);
 #pragma GCC unroll 16
     for (size_t q = 0; q < 16; q++)
         if (q < n) *sum = _mm512_fmadd_ps(_mm512_set1_ps(a[(ptrdiff_t)q * t->a_col]), v[q], *sum);
 }
 
+/* Rows whose lines drive each other out of the first cache come by NEAR values, one row after the other, to a place of their own. */
+static size_t dots_crowded(const float *const rows[16], const hyp_tile *t, __m512 *sum)
+{
+    HYP_ALIGN64 float values[16][NEAR];
+    const float *near[16];
+    size_t p = 0;
+    for (int i = 0; i < 16; i++) near[i] = values[i];
+    for (; p + NEAR <= t->k; p += NEAR) {
+        for (int i = 0; i < 16; i++) {
+#pragma GCC unroll 4
+            for (int q = 0; q < NEAR; q += 16) {
+                _mm512_store_ps(values[i] + q, _mm512_loadu_ps(rows[i] + p + q));
+                if (t->ahead) _mm_prefetch((const char *)(rows[i] + p + q) + t->ahead, _MM_HINT_T1);
+            }
+        }
+        for (size_t q = 0; q < NEAR; q += 16) dots_step(near, q, p + q, 16, t, sum);
+    }
+    return p;
+}
+
 static void hyp_gemm_dots_avx512(size_t cols, const hyp_tile *t)
 {
+    const int crowded = t->b_row % (CROWD / (ptrdiff_t)sizeof(float)) == 0;
     for (size_t j = 0; j < cols; j += 16) {
         const __mmask16 mask = tail_mask(cols - j);
         const float *rows[16];
         rows_from(t->b + (ptrdiff_t)j * t->b_row, t->b_row, cols - j, rows);
         __m512 sum = t->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, t->c + j);
-        size_t p = 0;
+        size_t p = crowded ? dots_crowded(rows, t, &sum) : 0;
         for (; p + 16 <= t->k; p += 16) {
             if (t->ahead)
-                for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(rows[i] + p) + t->ahead, _MM_HINT_T0);
-            dots_step(rows, p, 16, t, &sum);
+                for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(rows[i] + p) + t->ahead, _MM_HINT_T1);
+            dots_step(rows, p, p, 16, t, &sum);
         }
-        if (p < t->k) dots_step(rows, p, t->k - p, t, &sum);
+        if (p < t->k) dots_step(rows, p, p, t->k - p, t, &sum);
         _mm512_mask_storeu_ps(t->c + j, mask, sum);
     }
 }
