@@ -63,8 +63,8 @@ size_t hyp_gemm_buffer(const hyp_table *t, const hyp_gemm *g, const hyp_blocks *
 /* ---- Packing ------------------------------------------------------------------------------------------------------- */
 
 /* to[p * width + i] = from[i * across + p * along] for i < count, p < k: along the contiguous side, so that reads are. */
-static void pack_panel(const gemm_job *job, const float *HYP_RESTRICT from, ptrdiff_t across, ptrdiff_t along, size_t count, size_t width,
-                       float *HYP_RESTRICT to)
+static void pack_panel(const gemm_job *job, const float *HYP_RESTRICT from, ptrdiff_t across, ptrdiff_t along, size_t count,
+                       size_t width, float *HYP_RESTRICT to)
 {
     if (across == 1) {
         for (size_t p = 0; p < job->k; p++, to += width, from += along) {

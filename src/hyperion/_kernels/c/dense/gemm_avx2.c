@@ -151,7 +151,7 @@ HYP_INLINE void dots_avx2(const size_t groups, size_t cols, const float *b, floa
             __m256 v[4];
             load_across_avx2(rows[g], p, v);
 #pragma GCC unroll 4
-            for (int q = 0; q < 4; q++) sum[g] = _mm256_fmadd_ps(_mm256_set1_ps(a[(ptrdiff_t)(p + (size_t)q) * t->a_col]), v[q], sum[g]);
+            for (size_t q = 0; q < 4; q++) sum[g] = _mm256_fmadd_ps(_mm256_set1_ps(a[(ptrdiff_t)(p + q) * t->a_col]), v[q], sum[g]);
         }
     }
     for (; p < t->k; p++) {

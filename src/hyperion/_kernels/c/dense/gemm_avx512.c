@@ -1,4 +1,5 @@
-/* The tiles of the float32 product, AVX-512: 14 x 32, 28 accumulators and two vectors of b in 32 registers; a is broadcast from memory. */
+/* The tiles of the float32 product, AVX-512: 14 x 32, 28 accumulators and two vectors of b in 32 registers; a is broadcast from
+ * memory. */
 #include "common/table.h"
 #include <immintrin.h>
 
@@ -144,7 +145,75 @@ static void hyp_gemm_row_avx512(size_t cols, const hyp_tile *t)
     for (; j < cols; j += WIDTH) row_avx512(1, tail_mask(cols - j), t->b + j, t->c + j, t);
 }
 
-/* ---- Transposing: whole lines are read at once, as rows may share one set of the first cache ------------------------ */
+/* ---- One row by a transposed matrix -------------------------------------------------------------------------------- */
+
+/* Pointers to `count` rows, the last one repeated up to 16. */
+HYP_INLINE void rows_from(const float *from, ptrdiff_t stride, size_t count, const float *rows[16])
+{
+    for (size_t i = 0; i < 16; i++) rows[i] = from + (ptrdiff_t)(i < count ? i : count - 1) * stride;
+}
+
+/* Add four terms, from p on, whose values of b are at rows[i] + at. Rows i, 4 + i, 8 + i, 12 + i come to the lanes of one vector as
+ * they are loaded, which leaves four values by four to transpose in every lane: half the shuffles of whole rows. */
+HYP_INLINE __m512 dots_step(const float *const rows[16], size_t at, size_t p, const hyp_tile *t, __m512 sum)
+{
+    const float *a = t->a + (ptrdiff_t)p * t->a_col;
+    __m512 r[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_castps128_ps512(_mm_loadu_ps(rows[i] + at));
+        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0x00f0, _mm_loadu_ps(rows[4 + i] + at));
+        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0x0f00, _mm_loadu_ps(rows[8 + i] + at));
+        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0xf000, _mm_loadu_ps(rows[12 + i] + at));
+    }
+    const __m512 low0 = _mm512_unpacklo_ps(r[0], r[1]), high0 = _mm512_unpackhi_ps(r[0], r[1]);
+    const __m512 low1 = _mm512_unpacklo_ps(r[2], r[3]), high1 = _mm512_unpackhi_ps(r[2], r[3]);
+    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[0]), _mm512_shuffle_ps(low0, low1, 0x44), sum);
+    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[t->a_col]), _mm512_shuffle_ps(low0, low1, 0xee), sum);
+    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[2 * t->a_col]), _mm512_shuffle_ps(high0, high1, 0x44), sum);
+    return _mm512_fmadd_ps(_mm512_set1_ps(a[3 * t->a_col]), _mm512_shuffle_ps(high0, high1, 0xee), sum);
+}
+
+/* Rows whose lines drive each other out of the first cache come by NEAR values, one row after the other, to a place of their own. */
+static size_t dots_crowded(const float *const rows[16], const hyp_tile *t, __m512 *sum)
+{
+    HYP_ALIGN64 float values[16][NEAR];
+    const float *near[16];
+    size_t p = 0;
+    for (int i = 0; i < 16; i++) near[i] = values[i];
+    for (; p + NEAR <= t->k; p += NEAR) {
+        for (int i = 0; i < 16; i++) {
+#pragma GCC unroll 4
+            for (int q = 0; q < NEAR; q += 16) {
+                _mm512_store_ps(values[i] + q, _mm512_loadu_ps(rows[i] + p + q));
+                if (t->ahead) _mm_prefetch((const char *)(rows[i] + p + q) + t->ahead, _MM_HINT_T1);
+            }
+        }
+        for (size_t q = 0; q < NEAR; q += 4) *sum = dots_step(near, q, p + q, t, *sum);
+    }
+    return p;
+}
+
+static void hyp_gemm_dots_avx512(size_t cols, const hyp_tile *t)
+{
+    const int crowded = t->b_row % (CROWD / (ptrdiff_t)sizeof(float)) == 0;
+    for (size_t j = 0; j < cols; j += 16) {
+        const __mmask16 mask = tail_mask(cols - j);
+        const float *rows[16];
+        rows_from(t->b + (ptrdiff_t)j * t->b_row, t->b_row, cols - j, rows);
+        __m512 sum = t->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, t->c + j);
+        size_t p = crowded ? dots_crowded(rows, t, &sum) : 0;
+        for (; p + 4 <= t->k; p += 4) sum = dots_step(rows, p, p, t, sum);
+        for (; p < t->k; p++) {
+            HYP_ALIGN64 float values[16];
+            for (int i = 0; i < 16; i++) values[i] = rows[i][p];
+            sum = _mm512_fmadd_ps(_mm512_set1_ps(t->a[(ptrdiff_t)p * t->a_col]), _mm512_load_ps(values), sum);
+        }
+        _mm512_mask_storeu_ps(t->c + j, mask, sum);
+    }
+}
+
+/* ---- Packing ------------------------------------------------------------------------------------------------------- */
 
 /* Columns p.. of 16 rows to 16 vectors, those that `mask` has. */
 HYP_INLINE void load_square_avx512(const float *const rows[16], size_t p, __mmask16 mask, __m512 to[16])
@@ -171,62 +240,6 @@ HYP_INLINE void load_square_avx512(const float *const rows[16], size_t p, __mmas
         const __m512 high02 = _mm512_shuffle_f32x4(r[8 + q], r[12 + q], 0x88), high13 = _mm512_shuffle_f32x4(r[8 + q], r[12 + q], 0xdd);
         to[q] = _mm512_shuffle_f32x4(low02, high02, 0x88), to[8 + q] = _mm512_shuffle_f32x4(low02, high02, 0xdd);
         to[4 + q] = _mm512_shuffle_f32x4(low13, high13, 0x88), to[12 + q] = _mm512_shuffle_f32x4(low13, high13, 0xdd);
-    }
-}
-
-/* Pointers to `count` rows, the last one repeated up to 16. */
-HYP_INLINE void rows_from(const float *from, ptrdiff_t stride, size_t count, const float *rows[16])
-{
-    for (size_t i = 0; i < 16; i++) rows[i] = from + (ptrdiff_t)(i < count ? i : count - 1) * stride;
-}
-
-/* Add the terms p.., n <= 16 of them, whose values of b are at rows[i] + at. */
-HYP_INLINE void dots_step(const float *const rows[16], size_t at, size_t p, size_t n, const hyp_tile *t, __m512 *sum)
-{
-    const float *a = t->a + (ptrdiff_t)p * t->a_col;
-    __m512 v[16];
-    load_square_avx512(rows, at, tail_mask(n), v);
-#pragma GCC unroll 16
-    for (size_t q = 0; q < 16; q++)
-        if (q < n) *sum = _mm512_fmadd_ps(_mm512_set1_ps(a[(ptrdiff_t)q * t->a_col]), v[q], *sum);
-}
-
-/* Rows whose lines drive each other out of the first cache come by NEAR values, one row after the other, to a place of their own. */
-static size_t dots_crowded(const float *const rows[16], const hyp_tile *t, __m512 *sum)
-{
-    HYP_ALIGN64 float values[16][NEAR];
-    const float *near[16];
-    size_t p = 0;
-    for (int i = 0; i < 16; i++) near[i] = values[i];
-    for (; p + NEAR <= t->k; p += NEAR) {
-        for (int i = 0; i < 16; i++) {
-#pragma GCC unroll 4
-            for (int q = 0; q < NEAR; q += 16) {
-                _mm512_store_ps(values[i] + q, _mm512_loadu_ps(rows[i] + p + q));
-                if (t->ahead) _mm_prefetch((const char *)(rows[i] + p + q) + t->ahead, _MM_HINT_T1);
-            }
-        }
-        for (size_t q = 0; q < NEAR; q += 16) dots_step(near, q, p + q, 16, t, sum);
-    }
-    return p;
-}
-
-static void hyp_gemm_dots_avx512(size_t cols, const hyp_tile *t)
-{
-    const int crowded = t->b_row % (CROWD / (ptrdiff_t)sizeof(float)) == 0;
-    for (size_t j = 0; j < cols; j += 16) {
-        const __mmask16 mask = tail_mask(cols - j);
-        const float *rows[16];
-        rows_from(t->b + (ptrdiff_t)j * t->b_row, t->b_row, cols - j, rows);
-        __m512 sum = t->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, t->c + j);
-        size_t p = crowded ? dots_crowded(rows, t, &sum) : 0;
-        for (; p + 16 <= t->k; p += 16) {
-            if (t->ahead)
-                for (int i = 0; i < 16; i++) _mm_prefetch((const char *)(rows[i] + p) + t->ahead, _MM_HINT_T1);
-            dots_step(rows, p, p, 16, t, &sum);
-        }
-        if (p < t->k) dots_step(rows, p, p, t->k - p, t, &sum);
-        _mm512_mask_storeu_ps(t->c + j, mask, sum);
     }
 }
 
