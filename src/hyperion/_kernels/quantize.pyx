@@ -89,7 +89,7 @@ cdef size_t _flat(object array, object dtype, size_t n, bint writable, str what)
 
 cdef int _affine(object x, bint restore, object group, object bits, object codes, object scales, object zeros,
                  hyp_affine *job) except -1:
-    cdef size_t params, values
+    cdef size_t params, values, row
     _array(x, restore, &job.x)
     values = job.x.n[0] * job.x.n[1] * job.x.n[2]
     if bits not in (4, 8) or not 1 <= group <= job.x.n[2]:
@@ -98,7 +98,8 @@ cdef int _affine(object x, bint restore, object group, object bits, object codes
     params = job.x.n[1] * ((job.x.n[2] + job.group - 1) // job.group)
     job.packed = codes.dtype == np.uint8
     if job.packed:
-        if bits != 4 or (values != job.x.n[2] and job.x.n[2] % 2) or (job.group < job.x.n[2] and job.group % 2):
+        row = job.x.n[1] if job.x.n[2] == 1 else job.x.n[2]
+        if bits != 4 or (values != row and row % 2) or (job.group < job.x.n[2] and job.group % 2):
             raise InvalidArgumentError("packed codes have 4 bits, and every row and group starts a byte")
         job.codes = <uint8_t *>_flat(codes, np.uint8, (values + 1) // 2, not restore, "codes")
     else:

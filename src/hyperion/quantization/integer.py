@@ -70,8 +70,8 @@ class Layout(NamedTuple):
 
     def packs_directly(self, cut: Array, group: int) -> bool:
         """Whether every row and group begins a byte of packed nibbles."""
-        length = cut.shape[2]
-        return (self.size == length or length % 2 == 0) and (group >= length or group % 2 == 0)
+        length = cut.shape[1] if cut.shape[2] == 1 else cut.shape[2]
+        return (self.size == length or length % 2 == 0) and (group >= cut.shape[2] or group % 2 == 0)
 
 
 def quantize(

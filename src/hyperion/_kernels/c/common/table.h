@@ -100,9 +100,9 @@ HYP_INLINE size_t hyp_attn_scratch(size_t nq, size_t head_dim)
 typedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, size_t pos, const float *k, const float *v);
 
 /* ---- Quantizing ------------------------------------------------------------------------------------------------------
- * Contiguous floats in, contiguous codes or blocks out, one thread; c/quantize has the drivers. Codes of 4 bits are int8 here
- * too, and packed two to a byte by pack4 (the earlier one low). Where symmetric, zeros is NULL. Functions that return int
- * return nonzero where a float is not finite. */
+ * Contiguous floats in, contiguous codes or blocks out, one thread; c/quantize has the drivers. Codes of 4 bits are written packed
+ * two to a byte, the earlier one low, or as int8 where packed is 0; what reads them takes int8, from unpack4. Where symmetric, zeros
+ * is NULL. Functions that return int return nonzero where a float is not finite. */
 typedef struct {
     void (*load_f16)(const void *src, size_t n, float *x);
     void (*load_bf16)(const void *src, size_t n, float *x);
@@ -113,16 +113,20 @@ typedef struct {
     int (*extremes)(const float *x, size_t n, float mm[2]);
     int (*extremes_each)(const float *x, size_t n, float *least, float *greatest);
     void (*range)(const float mm[2], int bits, int symmetric, float *scale, float *zero);
-    int (*range_groups)(const float *x, size_t n, size_t g, int bits, int symmetric, float *scales, float *zeros, int8_t *q);
-    int (*codes)(const float *x, size_t n, size_t g, int bits, const float *scales, const float *zeros, int8_t *q);
-    int (*codes_each)(const float *x, size_t n, int bits, const float *scales, const float *zeros, int8_t *q);
+    int (*range_groups)(const float *x, size_t n, size_t g, int bits, int packed, float *scales, float *zeros, uint8_t *q);
+    int (*codes)(const float *x, size_t n, size_t g, int bits, int packed, const float *scales, const float *zeros, uint8_t *q);
+    void (*inverses)(const float *scales, size_t n, float *inverse);
+    int (*codes_each)(const float *x, size_t n, int bits, int packed, const float *inverse, const float *zeros, uint8_t *q);
     void (*values)(const int8_t *q, size_t n, size_t g, const float *scales, const float *zeros, float *x);
     void (*values_each)(const int8_t *q, size_t n, const float *scales, const float *zeros, float *x);
     void (*pack4)(const int8_t *q, size_t n, uint8_t *p);
     void (*unpack4)(const uint8_t *p, size_t n, int8_t *q);
     void (*fit)(const float *x, size_t n, float scale, float zero, int bits, double sums[5]);
     void (*hqq)(const float *x, size_t n, float scale, float zero, int bits, float beta, double sums[2]);
-    void (*blocks[HYP_TYPES])(const float *x, size_t blocks, uint8_t *dst); /* NULL where the type is unknown */
+    /* By type, NULL where the type is unknown: blocks return the largest magnitude, a NaN where one is not finite; searched ones,
+     * which have no entry in blocks, take finite floats alone. */
+    float (*blocks[HYP_TYPES])(const float *x, size_t blocks, uint8_t *dst);
+    void (*searched[HYP_TYPES])(const float *x, size_t blocks, uint8_t *dst);
     void (*floats[HYP_TYPES])(const uint8_t *src, size_t blocks, float *x);
 } hyp_quantize_kernels;
 

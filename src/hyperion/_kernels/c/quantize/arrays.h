@@ -6,7 +6,7 @@
 
 enum {
     STAGE = 4096,       /* values in a piece: 16 KiB of floats */
-    TASK = 4 * STAGE    /* values that pay for a task */
+    TASK = 4 * STAGE     /* values that pay for a task */
 };
 
 HYP_INLINE size_t smaller(size_t a, size_t b)
@@ -107,6 +107,29 @@ HYP_INLINE hyp_array each_view(const hyp_array *a)
     v.n[1] = 1, v.n[2] = a->n[1];
     v.stride[2] = a->stride[1];
     return v;
+}
+
+/* Tasks are pieces of rows; a row is [o, k]. Many short rows make one task. */
+typedef struct {
+    size_t piece, pieces, total, grain;
+} cutting;
+
+HYP_INLINE cutting cut_rows(size_t rows, size_t length, size_t unit)
+{
+    cutting c;
+    c.piece = unit <= STAGE ? STAGE / unit * unit : STAGE;
+    c.pieces = ceil_div(length, c.piece);
+    c.total = rows * c.pieces;
+    c.grain = TASK / smaller(c.piece, length ? length : 1);
+    if (c.grain == 0) c.grain = 1;
+    return c;
+}
+
+/* Items of a task whose work is little more than reading: memory likes long runs, and threads at the end's sake several tasks. */
+HYP_INLINE size_t long_grain(const hyp_threads_api *api, const hyp_team *team, size_t total, size_t grain)
+{
+    const size_t share = total / (8 * api->size(team));
+    return share < grain ? grain : smaller(share, 4 * grain);
 }
 
 #endif

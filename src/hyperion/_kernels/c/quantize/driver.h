@@ -23,7 +23,7 @@ enum { HYP_ABSMAX = 0, HYP_MSE = 1, HYP_HQQ = 2 };
 
 /* Scales belong to groups: group (k, j) is all [o, k, j*group .. (j+1)*group) for every o, and its params are number
  * k * ceil(n[2] / group) + j. codes hold the array in C order: int8, or packed nibbles; packed codes need every row and group to
- * start at an even place (a single row may be odd). Where find_scale or find_zero is 0 that param is given. */
+ * start at an even place (a single row may be odd; with n[2] = 1 a row is [o]). Where find_scale or find_zero is 0 that param is given. */
 typedef struct {
     hyp_array x; /* input of quantizing, output of dequantizing */
     size_t group;
@@ -31,6 +31,12 @@ typedef struct {
     float *scales, *zeros; /* zeros is NULL where symmetric */
     uint8_t *codes;
 } hyp_affine;
+
+/* Where the code of value `at` in C order lies; `at` is even where they are packed. */
+HYP_INLINE uint8_t *hyp_code_place(const hyp_affine *job, size_t at)
+{
+    return job->codes + (job->packed ? at / 2 : at);
+}
 
 int hyp_affine_quantize(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_affine *job);
 int hyp_affine_dequantize(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_affine *job);

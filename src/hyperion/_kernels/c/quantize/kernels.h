@@ -17,6 +17,7 @@
 #include "quantize/search.h"
 
 #include "quantize/affine.h"
+#include "quantize/sums.h"
 
 HYP_INLINE void blocks_to_floats(const uint8_t *src, size_t blocks, size_t bytes, size_t length, block_fn block, float *dst)
 {
@@ -54,6 +55,7 @@ static void fill_quantize(hyp_table *t)
     k->range = affine_range;
     k->range_groups = affine_range_groups;
     k->codes = affine_codes, k->codes_each = affine_codes_each;
+    k->inverses = affine_inverses;
     k->values = affine_values, k->values_each = affine_values_each;
     k->pack4 = affine_pack4, k->unpack4 = affine_unpack4;
     k->fit = affine_fit;
@@ -67,6 +69,8 @@ static void fill_quantize(hyp_table *t)
     HYP_TYPE(HYP_Q5_0, q5_0);
     HYP_TYPE(HYP_Q5_1, q5_1);
     HYP_TYPE(HYP_Q8_0, q8_0);
+#undef HYP_TYPE
+#define HYP_TYPE(TYPE, name) k->searched[TYPE] = quantize_##name, k->floats[TYPE] = dequantize_##name
     HYP_TYPE(HYP_IQ4_NL, iq4_nl);
     HYP_TYPE(HYP_Q2_K, q2_k);
     HYP_TYPE(HYP_Q3_K, q3_k);
