@@ -161,6 +161,19 @@ def test_products(kind):
         quantize_tensor(w).linear(x)
 
 
+def test_panels_are_not_unpacked_to_be_overwritten():
+    class NeverUnpacked:
+        def unpack(self, blocks):
+            raise AssertionError("unpacked")
+
+    w = weights(np.random.default_rng(17), 8, 64)
+    q = quantize_tensor(w, "q4_0")
+    q.linear(np.ones(64, F32))
+    q._panels = NeverUnpacked()  # what the product has left
+    assert quantize_tensor(2 * w, "q4_0", out=q) is q
+    assert np.array_equal(q.codes, quantize_tensor(2 * w, "q4_0").codes)
+
+
 # ---- Integers against NumPy --------------------------------------------------------------------------------
 
 
@@ -223,6 +236,28 @@ def test_absmax_is_the_oracles(bits_, cut, level):
             assert np.array_equal(restored[inside], values[inside])
             error = np.abs(values - grouped(w, config))[inside]
             assert (error <= np.broadcast_to(scale[:, None], inside.shape)[inside] * 0.5001).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_groups_on_all_sides_of_the_drivers_cuts(level):
+    rng = np.random.default_rng(16)
+    # tall and narrow, wide, rows of more than a piece (few and many of them), and columns that are no whole bytes
+    for shape, cut in (
+        ((1500, 66), {"axis": 1}), ((70, 2050), {"axis": 1}), ((33, 1025), {"axis": 1}), ((3, 9001), {"axis": 0}),
+        ((20, 9002), {"axis": 0}), ((5, 6, 3000), {"axis": 1}), ((11, 700), {"group_size": 16}), ((2, 12000), {"group_size": 5002}),
+    ):  # fmt: skip
+        w = weights(rng, *shape)
+        for bits_, symmetric in ((4, True), (8, False)):
+            config = QuantizationConfig(bits=bits_, symmetric=symmetric, **cut)
+            scale, zero, codes, values = oracle(w, config)
+            inside = ~np.isnan(grouped(w, config))
+            for threads in (1, 3):
+                q = quantize_tensor(w, config, threads=threads, simd=level)
+                assert np.array_equal(q.scales.ravel(), scale)
+                assert symmetric or np.array_equal(q.zero_points.ravel(), zero)
+                assert np.array_equal(grouped(q.unpacked(), config)[inside], codes[inside])
+                restored = dequantize_tensor(q, threads=threads, simd=level)
+                assert np.array_equal(grouped(restored, config)[inside], values[inside])
 
 
 @settings(max_examples=60, deadline=None)

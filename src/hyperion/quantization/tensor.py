@@ -122,6 +122,14 @@ class QuantizedTensor:
                 self._held, self._panels = held, None
             return self._held
 
+    def _to_overwrite(self) -> Array:
+        """The codes' memory for new ones: panels are dropped, and not unpacked first."""
+        with self._lock:
+            if self._held is None:
+                assert self._kind is not None
+                self._held, self._panels = arrays.new(blocks.data_shape(self._kind, self.shape), np.uint8), None
+            return self._held
+
     def _multiplied(self) -> PackedMatrix:
         """The matrix as panels, which then hold the weights instead of the blocks."""
         with self._lock:
@@ -333,7 +341,7 @@ def quantize_tensor(
         out = QuantizedTensor(values.shape, config)
     else:
         _check_same_storage(out, values.shape, config)
-        for array in (out._codes, out._scales, out._zeros):
+        for array in (out._to_overwrite(), out._scales, out._zeros):
             if array is not None:
                 if not array.flags.writeable:
                     raise InvalidArgumentError("out is read-only")
