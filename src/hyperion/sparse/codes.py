@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from .._kernels import quantize as kernels
 from .._kernels.threads import Team
 from ..errors import UnsupportedError
+from ..memory import process_budget
 from ..quantization import QuantizationConfig, QuantizedTensor
 from .arrays import LARGEST, new
 
 __all__ = ["flat_group", "moved", "places_of"]
 
 Array = NDArray[Any]
-PIECE = 1 << 18  # values moved at a time: what NumPy needs on the way is a few MiB
+PIECE = 1 << 18  # values moved at a time
+A_VALUE, A_GROUP = 48, 72  # bytes that NumPy needs on the way for a value of a piece, and for a scale (sorting them takes most)
 
 
 def flat_group(q: QuantizedTensor) -> int:
@@ -55,7 +57,9 @@ def places_of(q: QuantizedTensor, drop_zeros: bool = False) -> Array:
     flat[...] = 1
     np.cumsum(flat, out=flat)
     if drop_zeros:
-        places[q.dequantize(new(q.shape, np.float32)) == 0] = 0
+        values = q.dequantize(new(q.shape, np.float32)).reshape(-1)
+        for first in range(0, flat.size, PIECE):
+            flat[first : first + PIECE] *= values[first : first + PIECE] != 0
     return places.view(np.float32)
 
 
@@ -68,26 +72,32 @@ def moved(q: QuantizedTensor, places: Array, team: Team) -> QuantizedTensor:
         If values of different scales would have to share one, or no code means 0 where there is no value.
     """
     taken = places.reshape(-1).view(np.int32)
+    groups = np.size(q.scales)  # type: ignore[arg-type]
+    longest = min(taken.size, max(PIECE, taken.size // max(1, groups)))
+    with process_budget().reserve("sparse codes on the move", A_VALUE * longest + A_GROUP * groups):
+        return _moved(q, places.shape, taken, team)
+
+
+def _moved(q: QuantizedTensor, shape: tuple[int, ...], taken: Array, team: Team) -> QuantizedTensor:
     scales, zeros = np.ravel(q.scales), None if q.zero_points is None else np.ravel(q.zero_points)  # type: ignore[arg-type]
     same, group = _same(scales, zeros), flat_group(q)
-    for size, layout in _layouts(q, places.shape):
+    for size, layout in _layouts(q, shape):
         chosen = _chosen(taken, same, group, size) if layout else np.zeros(1, np.int64)
         if chosen is not None:
             break
     else:
         raise UnsupportedError(
-            f"values of different scales would share one as {places.shape}: quantize with one scale for all values "
+            f"values of different scales would share one as {shape}: quantize with one scale for all values "
             "(QuantizationConfig()) or for each block (axis=0), or use dequantized() and quantize anew"
         )
     config = QuantizationConfig(bits=4 if q.format == "int4" else 8, symmetric=zeros is None, **layout)
-    new_codes = new(places.shape, np.int8)
-    result = QuantizedTensor(
-        places.shape, config, new_codes if config.bits == 8 else None, *_params(scales, zeros, chosen, places.shape, config)
-    )
+    new_codes = new(shape, np.int8)
+    stored = new_codes if config.bits == 8 else new(((new_codes.size + 1) // 2,), np.uint8)
+    result = QuantizedTensor(shape, config, stored, *_params(scales, zeros, chosen, shape, config))
     if taken.size:
         _take(q.unpacked(new(q.shape, np.int8)).reshape(-1), taken, result, size, new_codes.reshape(-1))
         if config.bits == 4:
-            kernels.pack_nibbles(team, new_codes.reshape(-1), result.codes)
+            kernels.pack_nibbles(team, new_codes.reshape(-1), stored)
     return result
 
 
@@ -114,7 +124,7 @@ def _layouts(q: QuantizedTensor, shape: tuple[int, ...]) -> Iterator[tuple[int, 
 
 def _chosen(taken: Array, same: Array, group: int, size: int) -> Array | None:
     """The old group whose scale each `size` values share, -1 where there are none; None if some have different ones."""
-    chosen = np.empty(-(-taken.size // size), np.int64)
+    chosen = new((-(-taken.size // size),), np.int64)
     step = max(1, PIECE // size)
     for first in range(0, chosen.size, step):
         piece = taken[first * size : (first + step) * size] - 1
@@ -130,14 +140,12 @@ def _chosen(taken: Array, same: Array, group: int, size: int) -> Array | None:
 
 def _take(codes: Array, taken: Array, result: QuantizedTensor, size: int, out: Array) -> None:
     """Fill `out` with the codes of the taken places, and those that mean 0."""
-    zero = None
     for first in range(0, taken.size, PIECE):
         piece = taken[first : first + PIECE] - 1
         part = codes[np.maximum(piece, 0)]
         absent = np.flatnonzero(piece < 0)
         if absent.size:
-            zero = _codes_of_zero(result) if zero is None else zero
-            part[absent] = zero[(first + absent) // size]
+            part[absent] = _codes_of_zero(result, (first + absent) // size)
         out[first : first + PIECE] = part
 
 
@@ -149,16 +157,23 @@ def _params(
         wanted = (*shape[:-1], -(-shape[-1] // config.group_size))
     else:
         wanted = () if config.axis is None else (shape[0],)
-    return tuple(  # type: ignore[return-value]
-        None if of is None else np.where(chosen < 0, np.float32(0), of[chosen]).reshape(wanted) for of in (scales, zeros)
-    )
+    return _param(scales, chosen, wanted), None if zeros is None else _param(zeros, chosen, wanted)
 
 
-def _codes_of_zero(q: QuantizedTensor) -> Array:
-    """The code that means 0 in each group."""
+def _param(params: Array, chosen: Array, shape: tuple[int, ...]) -> Array:
+    out = new(shape, np.float32)
+    flat = out.reshape(-1)
+    for first in range(0, flat.size, PIECE):
+        piece = chosen[first : first + PIECE]
+        flat[first : first + PIECE] = np.where(piece < 0, np.float32(0), params[piece])
+    return out
+
+
+def _codes_of_zero(q: QuantizedTensor, groups: Array) -> Array:
+    """The code that means 0 in each of the groups."""
     if q.zero_points is None:
-        return np.zeros(np.size(q.scales), np.int8)  # type: ignore[arg-type]
-    zeros, half = np.ravel(q.zero_points), 8 if q.format == "int4" else 128
+        return np.zeros(groups.size, np.int8)
+    zeros, half = np.ravel(q.zero_points)[groups], 8 if q.format == "int4" else 128
     wrong = np.flatnonzero((zeros != np.rint(zeros)) | (zeros < -half) | (zeros >= half))
     if wrong.size:
         raise UnsupportedError(
