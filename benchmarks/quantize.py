@@ -1,7 +1,12 @@
 """Quantizing and dequantizing against a copy of the weights, and against the gguf package.
 
 Each round runs everything once, one after another, short work again and again for two milliseconds, so that threads are awake;
-ratios are medians of the ratios within a round.
+ratios are medians of the ratios within a round. Everything is written to memory that is there: a new array costs the time in which
+the system clears its pages, on both sides.
+
+The bytes of a piece of work are those of the weights and codes, each once. One scale for all weights, or one for each column, is
+known only when the last row has been read: such work reads the weights twice, and with all bytes counted once it cannot come near
+a copy's bandwidth where they are more than the caches hold. A column of its own counts both readings.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from benchmarks.dense import measure
 
 LEGACY = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 SEARCHED = ("iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
+TWICE = ("one scale", "columns")  # what needs all rows before the first code
 PEER_WEIGHTS = 1 << 20  # gguf and llama.cpp are timed on a part
 
 
@@ -38,7 +44,11 @@ def integers() -> dict[str, Any]:
     return {
         "int8, one scale": QuantizationConfig(),
         "int8, rows": QuantizationConfig(axis=0),
+        "int8, columns": QuantizationConfig(axis=1),
         "int8, groups of 32": QuantizationConfig(group_size=32),
+        "int4, one scale": QuantizationConfig(bits=4),
+        "int4, rows": QuantizationConfig(bits=4, axis=0),
+        "int4, columns": QuantizationConfig(bits=4, axis=1),
         "int4, groups of 32": QuantizationConfig(bits=4, group_size=32),
         "int4, groups of 32, zero points": QuantizationConfig(bits=4, group_size=32, symmetric=False),
         "int4, groups of 128": QuantizationConfig(bits=4, group_size=128),
@@ -107,8 +117,9 @@ def run(args: argparse.Namespace) -> int:
         todo, moved = work(w, target, threads)
         seconds = measure({"copy": copier(w, target, pool, threads), **todo}, args.rounds, 0.0)
     moved["copy"] = 2 * w.nbytes
+    twice = {name: size + w.nbytes * name.startswith("quantize") for name, size in moved.items() if name.endswith(TWICE)}
     seconds |= measure(peers(w[: max(1, PEER_WEIGHTS // cols)], threads), args.rounds, 0.0)
-    data = {"machine": machine.describe(), "threads": threads, "bytes": moved, "part": PEER_WEIGHTS, "seconds": seconds}
+    data = {"machine": machine.describe(), "threads": threads, "bytes": moved, "all_bytes": moved | twice, "part": PEER_WEIGHTS, "seconds": seconds}
     report.write("quantize", markdown(data), data, args.out)
     return 0
 
@@ -121,9 +132,11 @@ def markdown(data: dict[str, Any]) -> str:
         speeds = [size / s / 1e9 for s in seconds[name]]
         copy = [moved["copy"] / s / 1e9 for s in seconds["copy"]]
         times = report.number(report.paired_ratio(seconds["copy"], seconds[name]))
-        rows.append([name, report.with_spread(speeds), report.number(report.paired_ratio(speeds, copy)) + " ×", times + " ×"])
+        share = report.paired_ratio(speeds, copy)
+        counted = share * data["all_bytes"][name] / size
+        rows.append([name, report.with_spread(speeds), *(report.number(n) + " ×" for n in (share, counted)), times + " ×"])
     rows.sort(key=lambda row: row[0] != "copy")
-    header = ["", "GB/s read and written", "of the copy's bandwidth", "the copy's time / this time"]
+    header = ["", "GB/s read and written", "of the copy's bandwidth", "all readings counted", "the copy's time / this time"]
     peer_rows = []
     for name in (n for n in seconds if n.startswith("part ")):
         kind, other = name.removeprefix("part "), seconds.get("gguf " + name.removeprefix("part "))
