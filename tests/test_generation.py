@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import hyperion
 from benchmarks import synthetic
 from hyperion.cli.common import model_path
-from hyperion.generation import Sampler
+from hyperion.generation import Sampler, lookup
+from hyperion.generation.lookup import draft_tokens
 from hyperion.generation.sampling import likeliest, top_log_probabilities
 from hyperion.generation.stops import StopFilter
 from hyperion.memory import format_size
@@ -371,7 +372,7 @@ def allowed(logits, temperature, top_k, top_p, min_p):
 
 @given(
     st.lists(st.integers(-24, 24), min_size=1, max_size=12), st.sampled_from([0.3, 1.0, 2.5]), st.integers(0, 12),
-    st.floats(0.01, 1), st.sampled_from([0.0, 0.011, 0.13, 0.57]), st.floats(0, 1, exclude_max=True),
+    st.just(1.0) | st.floats(0.01, 1), st.sampled_from([0.0, 0.011, 0.13, 0.57]), st.floats(0, 1, exclude_max=True),
 )  # fmt: skip
 def test_a_draw_is_as_the_filters_definitions_say(eighths, temperature, top_k, top_p, min_p, u):
     logits = np.array(eighths, np.float32) / 8
@@ -408,3 +409,24 @@ def test_the_likeliest_of_many_equal_ones_are_the_first(n, data):
     assert likeliest(values, count).tolist() == sorted(range(n), key=lambda i: (-values[i], i))[:count]
     names = top_log_probabilities(np.zeros(n, np.float32), count)
     assert [i for i, _ in names] == list(range(count))
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 7))
+def test_drafts_are_what_followed_the_latest_and_longest_repetition(tokens, count):
+    expected = []
+    for n in (4, 3, 2):
+        starts = [i for i in range(len(tokens) - n) if tokens[i : i + n] == tokens[-n:]]
+        if starts and len(tokens) > n:
+            expected = tokens[starts[-1] + n :][:count]
+            break
+    assert draft_tokens(tokens, count) == expected
+
+
+def test_nothing_is_drafted_where_every_token_costs_a_pass(model, streamed, monkeypatch):
+    """All weights are resident: a pass over several tokens takes longer than one over one."""
+    asked = []
+    monkeypatch.setattr(lookup, "draft_tokens", lambda seen, count: asked.append(count) or [])
+    text = model.generate(PROMPT, max_length=5, temperature=0)
+    assert asked == []
+    assert streamed.generate(PROMPT, max_length=5, temperature=0) == text
+    assert len(asked) == 4 and min(asked) >= 1
