@@ -85,6 +85,7 @@ HYP_INLINE void few(int type, int tokens, const uint8_t *w, size_t rows, size_t 
                                  size_t ldo)                                                                            \
     {                                                                                                                   \
         switch (m > IN_STEP ? m + m % 2 : m) {  /* a token that does not exist costs as much as one that does */       \
+            CASE(type, 1)                                                                                               \
             CASE(type, 2)                                                                                               \
             CASE(type, 3)                                                                                               \
             CASE(type, 4)                                                                                               \

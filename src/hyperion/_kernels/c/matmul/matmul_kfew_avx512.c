@@ -44,6 +44,15 @@ HYP_INLINE __m512i q6_offsets(const uint8_t *rec, int g)
     return _mm512_mullo_epi16(_mm512_cvtepi8_epi16(s), _mm512_set1_epi16(-HYP_Q6_ZERO));
 }
 
+/* Lest gcc keep, over several groups, vectors that hold bits of each, and spill the sums instead: loading them again is cheaper. */
+HYP_INLINE const uint8_t *anew(const uint8_t *p)
+{
+#if defined(__GNUC__)
+    __asm__ volatile("" : "+r"(p));
+#endif
+    return p;
+}
+
 /* What half a record adds up for each token: S; and what is multiplied with the activations' sums: the mins, in Q6_K the scales
  * with the zero point, which belong to S. */
 typedef struct {
@@ -82,7 +91,7 @@ HYP_INLINE void groups_times(int type, int tokens, const uint8_t *rec, int h, co
     HYP_UNROLL
     for (int j = 0; j < 4; j++) {
         const int g = 4 * h + j;
-        const hyp_group_avx512 group = hyp_group_at_avx512(type, rec, h, j);
+        const hyp_group_avx512 group = hyp_group_at_avx512(type, anew(rec), h, j);
         if (type == HYP_Q2_K) to->by_sums[j] = hyp_q2_mins_avx512(rec, g);
         if (is_scaled(type)) {
             if (j % 2 == 0) to->by_sums[j / 2] = hyp_pair_scales_avx512(rec, 2 * h + j / 2, &pair[0], &pair[1]);
@@ -185,6 +194,7 @@ HYP_INLINE void few(int type, const part_fn *times, const uint8_t *w, size_t row
 #define TOKENS(name, type, tokens)                                                                                      \
     static void name##_##tokens(const uint8_t *panel, const part *p) { panel_times(type, tokens, panel, p); }
 #define FEW(name, type)                                                                                                 \
+    TOKENS(name, type, 1)                                                                                               \
     TOKENS(name, type, 2)                                                                                               \
     TOKENS(name, type, 3)                                                                                               \
     TOKENS(name, type, 4)                                                                                               \
@@ -195,7 +205,7 @@ HYP_INLINE void few(int type, const part_fn *times, const uint8_t *w, size_t row
     void hyp_few_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
                                  size_t ldo)                                                                            \
     {                                                                                                                   \
-        static const part_fn times[PART + 1] = {NULL,     NULL,     name##_2, name##_3, name##_4,                       \
+        static const part_fn times[PART + 1] = {NULL,     name##_1, name##_2, name##_3, name##_4,                       \
                                                 name##_5, name##_6, name##_7, name##_8};                                \
         few(type, times, w, rows, k, act, m, out, ldo);                                                                 \
     }

@@ -25,7 +25,7 @@
     void hyp_gemv_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, float *out, int intel);
 HYP_BLOCK_TYPES_AVX512(HYP_GEMV_AVX512)
 
-/* Two to HYP_FEW_TOKENS tokens: one group. */
+/* One to HYP_FEW_TOKENS tokens of a group of 16. */
 enum { HYP_FEW_TOKENS = HYP_ACT_TILE };
 #define HYP_FEW_AVX512(name, type)                                                                                      \
     void hyp_few_##name##_avx512(const uint8_t *w, size_t rows, size_t k, const void *act, size_t m, float *out,        \
