@@ -47,6 +47,19 @@ static tile tile_at(const columns_run *run, size_t item)
     return at;
 }
 
+/* A tile's rows are too short for the processor to see that they will be read: ask for the part of a row some rows ahead. */
+static void fetch_row(const columns_run *run, const tile *at, size_t o)
+{
+    enum { ROWS_AHEAD = 2, LINE = 64 };
+#if defined(__GNUC__)
+    if (o + ROWS_AHEAD >= at->end || run->view.stride[2] != (ptrdiff_t)item_bytes(run->view.kind)) return;
+    const char *p = place(&run->view, o + ROWS_AHEAD, 0, at->column);
+    for (size_t i = 0; i < at->columns * item_bytes(run->view.kind); i += LINE) __builtin_prefetch(p + i);
+#else
+    (void)run, (void)at, (void)o;
+#endif
+}
+
 /* ---- Ranges ----------------------------------------------------------------------------------------------------------- */
 
 static void keep_params(const columns_run *run, size_t column, const float mm[2])
@@ -70,6 +83,7 @@ static void part_task(void *arg, size_t begin, size_t end, size_t worker)
         int bad = 0;
         for (size_t j = 0; j < at.columns; ++j) least[j] = FLT_MAX, greatest[j] = -FLT_MAX;
         for (size_t o = at.row; o < at.end; ++o) {
+            fetch_row(run, &at, o);
             const float *row = load_run(run->kernels, &run->view, o, 0, at.column, at.columns, x);
             bad |= run->kernels->extremes_each(row, at.columns, least, greatest);
         }
@@ -129,6 +143,7 @@ static void codes_task(void *arg, size_t begin, size_t end, size_t worker)
         int bad = 0;
         run->kernels->inverses(job->scales + at.column, at.columns, inverse);
         for (size_t o = at.row; o < at.end; ++o) {
+            fetch_row(run, &at, o);
             const float *row = load_run(run->kernels, &run->view, o, 0, at.column, at.columns, x);
             uint8_t *q = hyp_code_place(job, o * run->view.n[2] + at.column);
             bad |= run->kernels->codes_each(row, at.columns, job->bits, job->packed, inverse, zeros, q);
