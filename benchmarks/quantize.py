@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine, report
-from benchmarks.dense import measure
 
+LEAST = 2e-3  # seconds for which short work is repeated
 LEGACY = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 SEARCHED = ("iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
 TWICE = ("one scale", "columns")  # what needs all rows before the first code
@@ -104,6 +105,22 @@ def peers(part: np.ndarray, threads: int) -> dict[str, Callable[[], object]]:
     return todo
 
 
+def measure(todo: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each piece of work, round by round; a first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in todo}
+    for turn in range(-1, rounds):
+        for name, do in todo.items():
+            times, end = [], 0.0
+            while not times or end - times[0] < LEAST:
+                times.append(time.perf_counter())
+                do()
+                end = time.perf_counter()
+            times.append(end)
+            if turn >= 0:  # the first of several calls wakes threads
+                seconds[name].append((end - times[1]) / (len(times) - 2) if len(times) > 2 else end - times[0])
+    return seconds
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from hyperion import cpu
@@ -115,10 +132,10 @@ def run(args: argparse.Namespace) -> int:
     target = np.zeros_like(w)
     with ThreadPoolExecutor(threads) as pool:
         todo, moved = work(w, target, threads)
-        seconds = measure({"copy": copier(w, target, pool, threads), **todo}, args.rounds, 0.0)
+        seconds = measure({"copy": copier(w, target, pool, threads), **todo}, args.rounds)
     moved["copy"] = 2 * w.nbytes
     twice = {name: size + w.nbytes * name.startswith("quantize") for name, size in moved.items() if name.endswith(TWICE)}
-    seconds |= measure(peers(w[: max(1, PEER_WEIGHTS // cols)], threads), args.rounds, 0.0)
+    seconds |= measure(peers(w[: max(1, PEER_WEIGHTS // cols)], threads), args.rounds)
     data = {"machine": machine.describe(), "threads": threads, "bytes": moved, "all_bytes": moved | twice, "part": PEER_WEIGHTS, "seconds": seconds}
     report.write("quantize", markdown(data), data, args.out)
     return 0
