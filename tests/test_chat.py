@@ -203,8 +203,12 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path):
         os.execv(command[0], command)
     seen = b""
 
-    def wait_for(text, after=0):
+    def wait_for(text, after=0, press=b""):
         nonlocal seen
+        for _ in range(24):
+            os.write(terminal, press)  # again: Python's input() loses an interrupt that comes just before it waits
+            if text in seen[after:] or select.select([terminal], [], [], 5)[0]:
+                break
         while text not in seen[after:]:
             if not select.select([terminal], [], [], 120)[0]:
                 pytest.fail(f"no {text!r}: {seen!r}")
@@ -222,8 +226,7 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path):
         os.write(terminal, b"\x03")
         at = wait_for(b"[stopped]", at)
         at = wait_for(b"> ", at)
-        os.write(terminal, b"\x03")  # with no answer to stop: a new prompt
-        at = wait_for(b"> ", at)
+        at = wait_for(b"> ", at, press=b"\x03")  # with no answer to stop: a new prompt
         os.write(terminal, b"\x04")
         _, status = os.waitpid(child, 0)
         child = 0

@@ -101,7 +101,8 @@ cdef extern from "dense/gemm.h" nogil:
 
 cdef extern from "dense/conv.h" nogil:
     size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv)
-    int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_conv *conv, const hyp_blocks *blocks,
+    int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_conv *conv,
+                     const hyp_blocks *blocks,
                      void *buffer)
 
 MAPS = {
@@ -375,7 +376,8 @@ cdef class Convolution:
     in_size, kernel, steps, pads and gaps are pairs, of rows and of columns; the filters are contiguous.
     """
 
-    def __cinit__(self, const float[:, :, :, ::1] weight not None, const float[::1] bias, in_size, steps, pads, gaps, size_t groups,
+    def __cinit__(self, const float[:, :, :, ::1] weight not None, const float[::1] bias, in_size, steps, pads, gaps,
+                  size_t groups,
                   Blocks blocks not None):
         cdef int i
         self.owners, self.blocks = (weight, bias), blocks
@@ -403,7 +405,8 @@ cdef class Convolution:
         cdef hyp_conv c = self.of(x, out)
         return hyp_conv_buffer(self.blocks.table, &c) + 64
 
-    def run(self, Team team not None, const float[:, :, :] x not None, float[:, :, :] out not None, unsigned char[::1] buffer not None):
+    def run(self, Team team not None, const float[:, :, :] x not None, float[:, :, :] out not None,
+            unsigned char[::1] buffer not None):
         """One image; `buffer`: `buffer_bytes` bytes."""
         cdef const hyp_threads_api *region = api()
         cdef hyp_team *threads = team._team
