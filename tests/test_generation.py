@@ -353,6 +353,8 @@ def test_rows_of_logits_of_any_length_fit_their_buffer(tmp_path):
             odd.replan(odd.smallest_budget + above)
             assert odd.plan.logits_rows < 9
             assert np.array_equal(odd.logits(range(1, 10)), expected)
+            copied = 2 * odd.plan.logits_rows * 1051 * 4  # in the engine's buffer, and where the next tokens are drawn
+            assert odd.budget.by_owner()["logits"] == odd.plan.items["logits"] >= copied
 
 
 def allowed(logits, temperature, top_k, top_p, min_p):

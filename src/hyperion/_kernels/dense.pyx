@@ -102,8 +102,7 @@ cdef extern from "dense/gemm.h" nogil:
 cdef extern from "dense/conv.h" nogil:
     size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv)
     int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_conv *conv,
-                     const hyp_blocks *blocks,
-                     void *buffer)
+                     const hyp_blocks *blocks, void *buffer)
 
 MAPS = {
     "relu": HYP_RELU, "silu": HYP_SILU, "gelu": HYP_GELU, "gelu_erf": HYP_GELU_ERF, "tanh": HYP_TANH,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 
 from hyperion import cpu
-from hyperion._kernels.nn import Runtime, Shape, head_scratch_bytes
+from hyperion._kernels.nn import Runtime, Shape
 from hyperion._kernels.pool import rounded
 from hyperion._kernels.threads import Team
 from hyperion.dense import CacheConfig
@@ -139,7 +139,7 @@ class Transformer:
             embedding=self._embedding_bytes(self.config, self._tensors),
             kv=lambda n: self.config.layers * self.shape.kv_bytes(n),
             scratch=self._pass_bytes,
-            logits=lambda n: round64(n * self.config.vocab_size * 4) + head_scratch_bytes(self.config.dim, n),
+            logits=self.workspace.logits_bytes,
         )
         self.plan = make_plan(self._sizes, limit, self.context_length)
         later = {"sampling": self._sizes.fixed["sampling"]}  # when the peak of making the tokenizer is over
@@ -179,7 +179,7 @@ class Transformer:
     def _allocate_workspace(self) -> None:
         """What a pass works in, as large as the plan says."""
         rows = self.plan.logits_rows
-        self.workspace.allocate(self._pass_bytes(self.plan.chunk), self._sizes.logits(rows), rows)
+        self.workspace.allocate(self._pass_bytes(self.plan.chunk), rows)
 
     def _pass_bytes(self, tokens: int) -> int:
         """Hidden state and scratch of one pass of this many tokens."""
