@@ -244,6 +244,8 @@ def test_a_session_that_nobody_holds_gives_its_cache_back(model):
     before = model.memory_stats.by_owner
     for _ in range(3):
         model.session().eval([1, 2])  # dropped at once, though a LayerScheduler may ask for its hidden states
+        assert "kv cache" not in model.memory_stats.by_owner
+        model.session().close()
         assert model.memory_stats.by_owner == before
     kept, lost = model.session(), model.session()
     with_two = model.memory_stats.by_owner["kv cache"]
@@ -272,6 +274,38 @@ def test_the_room_for_a_session_comes_back_even_where_a_finalizer_finds_the_lock
         assert model.memory_stats.by_owner.get("kv cache", 0) == 0
     model.generate(PROMPT, max_length=1)
     assert model.memory_stats.by_owner["kv cache"] == before
+
+
+def test_a_plan_made_after_a_session_has_gone_has_room_for_the_next(streamed):
+    session = streamed.session()
+    del session
+    streamed.replan()  # weights must not take the room
+    assert streamed.memory_stats.by_owner["kv cache"] == streamed.plan.items["kv cache"] > 0
+    assert streamed.generate(PROMPT, max_length=2, temperature=0)
+
+
+def test_a_small_session_closes_after_a_plan_that_was_made_beside_it(streamed):
+    before = streamed.plan.budget
+    session = streamed.session(capacity=1)
+    for budget in (before, streamed.smallest_budget):
+        streamed.replan(budget)
+        items = streamed.plan.items
+        assert items["kv cache"] + items["open sessions"] >= streamed.session_bytes(streamed.context_length)
+    session.close()  # never fails
+    assert streamed.generate(PROMPT, max_length=2, temperature=0)
+    streamed.replan(before)
+
+
+def test_rows_of_logits_go_where_the_caller_wants_them(model):
+    class Rows(list):
+        def __call__(self, entry, place, row):
+            self.append((entry, place, row.copy()))
+
+    rows = Rows()  # empty, and so not true
+    with model.session() as session:
+        assert model.forward([(session, [1, 2, 3])], logits="all", each=rows) == []
+    assert [row[:2] for row in rows] == [(0, 0), (0, 1), (0, 2)]
+    assert np.array_equal(np.stack([row for *_, row in rows]), model.logits([1, 2, 3]))
 
 
 def test_what_is_open_is_neither_pickled_nor_copied(model):

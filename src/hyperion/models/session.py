@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from hyperion._kernels.nn import Cache
-from hyperion.errors import HyperionRuntimeError, InvalidArgumentError
+from hyperion.errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
 from hyperion.memory import MemoryBudget, Reservation, allocate
 
 if TYPE_CHECKING:
@@ -101,14 +102,17 @@ class Session:
     def close(self) -> None:
         """Give the cache's memory back. Closing twice is allowed."""
         if self._model is not None:
-            self._model = self.history.cache = None
-            self._room.release(self, self._buffer)
-            self._buffer = None
+            self._room.release(self)
+
+    def detach(self) -> Any:
+        """End the session: its buffer, which is the caller's now; None if it has ended before."""
+        buffer, self._buffer = self._buffer, None
+        self._model = self.history.cache = None
+        return buffer
 
     def __del__(self) -> None:
         if getattr(self, "_model", None) is not None:
-            self._model = self.history.cache = None
-            self._room.drop(self._buffer)
+            self.detach().close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session is neither copied nor pickled: its tokens, evaluated in another session, give the same state")
@@ -123,12 +127,15 @@ class Session:
 class SessionRoom:
     """The memory of a model's sessions. Where none is open, it holds what the plan has for one.
 
+    Sessions that nobody holds are ended by finalizers, which give memory back and take none: they may run within any
+    statement, in any thread. What is held again for the next session is taken when the model is called the next time.
+
     Parameters
     ----------
     budget : MemoryBudget
         The model's ledger.
     lock : Lock
-        The model's, which is held when :meth:`open` is called.
+        The model's, which is held when :meth:`open` and :meth:`settle` are called.
     nbytes : callable
         Bytes of a cache of so many positions.
     context_length : int
@@ -153,40 +160,37 @@ class SessionRoom:
         return [s for s in self._sessions if not s.closed]
 
     @property
-    def kept(self) -> bool:
-        """Whether the plan's memory for a session is free."""
-        return self._kept is not None
+    def open_bytes(self) -> int:
+        """Bytes of the open sessions."""
+        return sum(s.nbytes for s in self.sessions)
 
     def open(self, model: Transformer, capacity: int) -> Session:
         """A new session of so many positions; MemoryBudgetError if the ledger does not hold another cache."""
-        first, self._kept = self._kept, None
-        if first is not None:
-            first.release()
+        self.settle()
+        if self._kept is not None:
+            self._kept.release()
+            self._kept = None
         try:
-            buffer = allocate(self._budget, "kv cache", self._nbytes(capacity), huge=False)
+            session = Session(model, self, allocate(self._budget, "kv cache", self._nbytes(capacity), huge=False), capacity)
         except BaseException:
-            if first is not None:
-                self._keep()
+            self.settle()
             raise
-        session = Session(model, self, buffer, capacity)
         self._sessions.add(session)
         return session
 
-    def release(self, session: Session, buffer: Any) -> None:
-        """Give a closed session's cache back."""
+    def release(self, session: Session) -> None:
+        """End a session; again does nothing."""
         with self._lock:
-            self._sessions.discard(session)
-            buffer.close()
-            self._keep()
+            buffer = session.detach()
+            if buffer is not None:
+                buffer.close()
+            self.settle()
 
-    def drop(self, buffer: Any) -> None:
-        """Give the cache of a session back that nobody holds. Finalizers call it, in any thread: it waits for no lock."""
-        buffer.close()
-        if self._lock.acquire(blocking=False):
-            try:
-                self._keep()
-            finally:
-                self._lock.release()
+    def settle(self) -> None:
+        """Where no session is open, hold what the plan has for one, if the budget still has it."""
+        if not self._closed and self._kept is None and not self.sessions:
+            with contextlib.suppress(MemoryBudgetError):  # the next plan makes room, and until then opening a session says so
+                self._kept = self._budget.reserve("kv cache", self._whole)
 
     def close(self) -> None:
         """Give what is kept back, for good."""
@@ -194,7 +198,3 @@ class SessionRoom:
         if self._kept is not None:
             self._kept.release()
             self._kept = None
-
-    def _keep(self) -> None:
-        if not self._closed and self._kept is None and not self.sessions:
-            self._kept = self._budget.reserve("kv cache", self._whole)

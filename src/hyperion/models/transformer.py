@@ -243,12 +243,12 @@ class Transformer:
             return plan
 
     def _present_sizes(self, reserve: int = 0) -> ModelSizes:
-        """Sizes for a plan beside the sessions that are open now."""
-        open_kv = sum(s.nbytes for s in self.open_sessions)
-        sizes = dataclasses.replace(self._sizes, fixed=self._sizes.fixed | {"open sessions": open_kv, "kept free": reserve})
-        if self._room is not None and not self._room.kept:  # the session that the plan counts is open
-            sizes = dataclasses.replace(sizes, kv=lambda n: 0)
-        return sizes
+        """Sizes for a plan beside the sessions that are open now; they have what the plan holds for one, or a part of it."""
+        assert self._room is not None
+        self._room.settle()
+        held, whole = self._room.open_bytes, self._sizes.kv
+        fixed = self._sizes.fixed | {"open sessions": held, "kept free": reserve}
+        return dataclasses.replace(self._sizes, fixed=fixed, kv=lambda n: max(0, whole(n) - held))
 
     # ---- what a ProgressiveLoader asks ---------------------------------------------------------------------------
 
@@ -324,6 +324,8 @@ class Transformer:
             self.runtime.set_source(weights.ring)
             self.loader.apply_window()
         self.budget.set_limit(limit)
+        if self._room is not None:
+            self._room.settle()
 
     # ---- other weights -------------------------------------------------------------------------------------------
 
@@ -411,7 +413,8 @@ class Transformer:
             Logits of each session's last token, or of all its tokens.
         each : callable, optional
             Called with (entry of the work, place among its tokens, float32 [vocab_size] logits) instead of collecting them.
-            The row is the engine's own memory, whose contents change after the call: this adds nothing to the budget.
+            The row is the engine's own memory, whose contents change after the call: this adds nothing to the budget. It may
+            not call the model, which is busy. Rows of a pass that then fails come again when its tokens are evaluated again.
         progress : callable, optional
             Called with (tokens done, tokens in all) after every pass.
 
@@ -429,7 +432,11 @@ class Transformer:
         if logits not in ("last", "all"):
             raise InvalidArgumentError(f"logits is {logits!r:.40}, expected 'last' or 'all'")
         every, results = logits == "all", list[np.ndarray]()
-        call = Evaluation(self, work, every, each or (lambda i, place, row: np.copyto(results[i][place if every else 0], row)))
+
+        def collect(entry: int, place: int, row: np.ndarray) -> None:
+            results[entry][place if every else 0] = row
+
+        call = Evaluation(self, work, every, collect if each is None else each)
         if each is None:
             results += [np.empty((n if every else 1, self.config.vocab_size), np.float32) for n in call.sizes]
         with self._lock:
