@@ -260,7 +260,10 @@ def gemm(Team team not None, const float[:, :] a not None, const float[:, :] b n
     cdef hyp_gemm g = _matrices(a, b, out), one = g
     cdef size_t i
     cdef int status = 0
-    cdef void *memory = NULL if buffer is None else _line_after(&buffer[0], blocks.c.line)
+    cdef size_t needed = hyp_gemm_buffer(kernels, &g, &blocks.c)
+    if needed and (buffer is None or <size_t>buffer.shape[0] < needed + blocks.c.line):
+        raise InvalidArgumentError(f"the product needs a buffer of {needed + blocks.c.line} bytes")
+    cdef void *memory = _line_after(&buffer[0], blocks.c.line) if needed else NULL
     with nogil:
         for i in range(<size_t>offsets.shape[0]):
             one.a, one.b, one.c = g.a + offsets[i, 0] // 4, g.b + offsets[i, 1] // 4, g.c + offsets[i, 2] // 4
@@ -336,7 +339,8 @@ cdef int _run_plain(Team team, const Py_buffer *a, const Py_buffer *b, const Py_
 def plain_product(a, b, out, alone, team, threads, size_t small, Blocks blocks not None):
     """The usual product, without the ceremony: None if anything about it is not usual, and nothing is done then.
 
-    Usual are plain matrices whose product is one, with rows in order, and apart from them; `out` may be NX    """
+    Usual are plain matrices whose product is one, with rows in order, and apart from them; `out` may be None.
+    """
     cdef Py_buffer x, y, z
     cdef bint done = False
     if not _matrix(a, &x, 0):
@@ -376,8 +380,7 @@ cdef class Convolution:
     """
 
     def __cinit__(self, const float[:, :, :, ::1] weight not None, const float[::1] bias, in_size, steps, pads, gaps,
-                  size_t groups,
-                  Blocks blocks not None):
+                  size_t groups, Blocks blocks not None):
         cdef int i
         self.owners, self.blocks = (weight, bias), blocks
         self.c.channels, self.c.filters, self.c.groups = weight.shape[1] * groups, weight.shape[0], groups
@@ -412,6 +415,9 @@ cdef class Convolution:
         cdef hyp_conv c = self.of(x, out)
         cdef const hyp_table *kernels = self.blocks.table
         cdef const hyp_blocks *cut = &self.blocks.c
+        cdef size_t needed = hyp_conv_buffer(kernels, &c) + 64
+        if <size_t>buffer.shape[0] < needed:
+            raise InvalidArgumentError(f"the convolution needs a buffer of {needed} bytes")
         cdef void *memory = _line_after(&buffer[0], 64)
         cdef int status
         with nogil:

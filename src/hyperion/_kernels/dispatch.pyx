@@ -1,7 +1,5 @@
 """Which kernels run: the levels that this build and this processor have, and the table of each."""
 
-import os
-
 from libc.stdlib cimport getenv
 
 from hyperion.errors import InvalidArgumentError, UnsupportedError
@@ -36,7 +34,8 @@ def _initialise():
 
 
 LEVELS, _levels = _initialise()
-ENVIRONMENT = "HYPERION_SIMD"
+cdef bytes _ENVIRONMENT = b"HYPERION_SIMD"
+ENVIRONMENT = _ENVIRONMENT.decode()
 
 
 cdef const hyp_table *table(int level) except NULL:
@@ -61,10 +60,10 @@ def levels():
 
 
 def default_level():
-    cdef const char *wanted = getenv("HYPERION_SIMD")  # os.environ passes on what it is given; asking it takes ten times as long
+    cdef const char *wanted = getenv(_ENVIRONMENT)  # os.environ passes on what it is given, and is slow to ask
     if wanted is NULL or wanted[0] == 0:
         return _levels[len(_levels) - 1]
-    name = os.environ.get(ENVIRONMENT, "")
+    name = wanted.decode("utf-8", "replace")
     if name not in LEVELS:
         raise InvalidArgumentError(f"{ENVIRONMENT} is one of {', '.join(LEVELS)}, not {name!r}")
     if name not in _levels:

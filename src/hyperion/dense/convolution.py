@@ -73,7 +73,7 @@ def conv2d(
         If dtypes, shapes or sizes do not fit.
     MemoryBudgetError
         If the process's limit leaves no room for a copy of one padded image (where there is no padding and no stride, and images
-        are contiguous, they are read where they lie) and of the filters.
+        are contiguous, they are read where they lie) and of the filters. Copies of odd strides (no whole floats) are not counted.
     """
     image, filters = arrays.float32("x", x), arrays.float32("weight", weight)
     if image.ndim != 4 or filters.ndim != 4:

@@ -64,7 +64,8 @@ def matmul(
         If dtypes or shapes do not fit, or `out` overlaps an input.
     MemoryBudgetError
         If the process's limit leaves no room for the packed blocks: at most half of the last cache's size and 256 KiB, and
-        never more than about `a` and `b` take. Operands whose strides are no whole floats are copied first.
+        never more than about `a` and `b` take. Up to 256 KiB of a usual product are not counted. Operands whose strides are no
+        whole floats are copied first.
     """
     if cache is None and simd is None:  # checks below take longer than a small product
         small = _SMALL_WORK if threads is None else 0

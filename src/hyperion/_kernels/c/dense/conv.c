@@ -1,5 +1,7 @@
 #include "dense/conv.h"
 
+#include "dense/cut.h"
+
 #define LINE 16                  /* floats */
 #define ROW_COLS 512             /* windows of a group of one filter that go together */
 #define TILE 512                 /* floats of a tile at most */
@@ -26,9 +28,6 @@ typedef struct {
     size_t width, tiles, parts; /* windows that go together, how many times; tasks a group's filters */
 } conv_job;
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t parts(size_t n, size_t size) { return (n + size - 1) / size; }
-static size_t round_up(size_t n, size_t to) { return parts(n, to) * to; }
 
 /* After so many places of the kernel their planes repeat. */
 static size_t period(const hyp_conv_dim *d)

@@ -1,5 +1,7 @@
 #include "dense/gemm.h"
 
+#include "dense/cut.h"
+
 #define TASKS_A_THREAD 16 /* so that the last one, alone, holds up the others by little */
 #define FEW 2                /* tiles across, up to which packing a matrix costs more than it saves */
 #define NEAR (1u << 16)      /* values of a matrix that is near enough to be read where it lies */
@@ -20,9 +22,6 @@ typedef struct {
     int pack_b;
 } gemm_job;
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t parts(size_t n, size_t size) { return (n + size - 1) / size; }
-static size_t round_up(size_t n, size_t to) { return parts(n, to) * to; }
 
 /* Whether lines so far apart drive each other out of the first cache. */
 static int crowded(ptrdiff_t stride)
@@ -158,7 +157,7 @@ int hyp_gemm_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team,
     hyp_gemm row;
     if (hyp_gemm_as_row(g, &row)) return hyp_gemm_row_run(t, api, team, &row, blocks);
     plan(&job, t, g, blocks);
-    job.a = buffer, job.b = job.a + a_values(&job);
+    job.a = buffer, job.b = job.b_lies ? NULL : job.a + a_values(&job);
     for (job.j0 = 0; job.j0 < g->n; job.j0 += job.cols) {
         job.n = least(job.cols, g->n - job.j0);
         for (job.p0 = 0; job.p0 < g->k; job.p0 += job.depth) {

@@ -1,5 +1,7 @@
 #include "dense/heads.h"
 
+#include "dense/cut.h"
+
 #define LINE 64
 #define CACHES (16u << 20) /* bytes of caches that stand together, unless one takes more */
 #define TASKS_A_THREAD 4
@@ -15,9 +17,7 @@ typedef struct {
     char *caches, *scratch;
 } heads_job;
 
-static size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static size_t parts(size_t n, size_t size) { return n / size + (n % size != 0); }
-static size_t lines(size_t bytes) { return parts(bytes, LINE) * LINE; }
+static size_t lines(size_t bytes) { return round_up(bytes, LINE); }
 
 static void plan(heads_job *work, const hyp_heads *job, size_t threads)
 {

@@ -5,7 +5,7 @@
 #define TASKS_A_THREAD 8
 #define COLS 256                 /* that a task has at least, where rows of b are read; 32 where columns are */
 #define LEAST_VALUES (1u << 14)  /* of b, that a task reads at least */
-#define MOST_VALUES (1u << 22)   /* and at most, so that a signal is seen soon */
+#define MOST_VALUES (1u << 22)   /* and at most, but for the columns above, so that a signal is seen soon */
 
 int hyp_gemm_as_row(const hyp_gemm *g, hyp_gemm *row)
 {

@@ -15,10 +15,13 @@
 
 #if defined(__clang__)
 #define HYP_UNROLL _Pragma("unroll")
+#define HYP_ROLLED _Pragma("clang loop unroll(disable)")
 #elif defined(__GNUC__)
 #define HYP_UNROLL _Pragma("GCC unroll 16")
+#define HYP_ROLLED _Pragma("GCC unroll 1")
 #else
 #define HYP_UNROLL
+#define HYP_ROLLED
 #endif
 
 /* To the second-level cache, and not moved by the compiler: gcc gathers the prefetches of unrolled code into bursts. */

@@ -15,14 +15,6 @@ enum {
     AHEAD = 4 /* records between what is multiplied and what is prefetched; 3 and 8 measure less */
 };
 
-#if defined(__clang__)
-#define ROLLED _Pragma("clang loop unroll(disable)")
-#elif defined(__GNUC__)
-#define ROLLED _Pragma("GCC unroll 1")
-#else
-#define ROLLED
-#endif
-
 HYP_INLINE int is_scaled(int type)
 {
     return type == HYP_Q4_K || type == HYP_Q5_K;
@@ -84,7 +76,7 @@ HYP_INLINE void group_times(int type, int tokens, const hyp_group_avx512 *group,
     }
 }
 
-/* The groups of half h; `act`: its activations, `codes` those of the first token. */
+/* The groups of half h; `codes`: its activations of the first token. */
 HYP_INLINE void groups_times(int type, int tokens, const uint8_t *rec, int h, const uint8_t *codes, const uint8_t *next, half *to)
 {
     __m512i scale[2], pair[2];
@@ -126,7 +118,7 @@ HYP_INLINE __m512i q3_start(const uint8_t *pair)
     return _mm512_dpwssd_epi32(first, hyp_spread_avx512(pair + 2 * HYP_ACT_RECORD), offset);
 }
 
-/* acc[t] += half h of a record x token t; `act` and `words` are the half's activations: the first token's codes, and the record
+/* acc[t] += half h of a record x token t; `codes` and `words` are the half's activations: the first token's codes, and the record
  * from which on each token has 4 bytes. */
 HYP_INLINE void half_times(int type, int tokens, const uint8_t *rec, int h, const uint8_t *codes, const uint8_t *words,
                            const uint8_t *next, __m512 *acc)
@@ -163,7 +155,7 @@ HYP_INLINE void panel_times(int type, int tokens, const uint8_t *rec, const part
     HYP_UNROLL
     for (int t = 0; t < tokens; t++) acc[t] = _mm512_setzero_ps();
     for (size_t i = 0; i < p->k; i += HYP_SUPER, rec += record) {
-        ROLLED
+        HYP_ROLLED
         for (int h = 0; h < 2; h++, codes += 4 * HYP_ACT_RECORD, words += 4 * HYP_ACT_RECORD)
             half_times(type, tokens, rec, h, codes, words, rec + p->ahead + (size_t)h * record / 2, acc);
     }

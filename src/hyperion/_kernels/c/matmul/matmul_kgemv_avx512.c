@@ -10,13 +10,10 @@ enum { ACT_RECORD = HYP_BLOCK + 4 + 8, ACT_HALVES = HYP_BLOCK + 4, ACT_PAIR = HY
 
 /* Unrolled, a loop would have a load instruction for every line, of which no prefetcher sees small steps; those of lines go by two. */
 #if defined(__clang__)
-#define ROLLED _Pragma("clang loop unroll(disable)")
 #define BY_TWO _Pragma("clang loop unroll_count(2)")
 #elif defined(__GNUC__)
-#define ROLLED _Pragma("GCC unroll 1")
 #define BY_TWO _Pragma("GCC unroll 2")
 #else
-#define ROLLED
 #define BY_TWO
 #endif
 
@@ -78,7 +75,7 @@ HYP_INLINE void first_of_q5(const uint8_t *q, const uint8_t *act, __m512i *first
 
 HYP_INLINE void first_of_q3(const uint8_t *q, const uint8_t *act, __m512i *first, size_t lead)
 {
-    ROLLED
+    HYP_ROLLED
     for (int half = 0; half < 2; half++) {
         __m512i s[8];
         clear(s, 8);
@@ -93,11 +90,11 @@ HYP_INLINE void first_of_q3(const uint8_t *q, const uint8_t *act, __m512i *first
 
 HYP_INLINE void first_of_q6(const uint8_t *q, const uint8_t *act, __m512i *first, size_t lead)
 {
-    ROLLED
+    HYP_ROLLED
     for (int r = 0; r < 4; r++) {
         const int g = 2 * (r & 2) + (r & 1); /* and g + 2 */
         const uint8_t *a = act + g * ACT_RECORD;
-        ROLLED
+        HYP_ROLLED
         for (int half = 0; half < 2; half++) {
             __m512i s[2];
             clear(s, 2);
@@ -155,7 +152,7 @@ HYP_INLINE void four_times_token(int type, const uint8_t *rec, const uint8_t *he
     __m128i scale[2][4];
     HYP_UNROLL
     for (int j = 0; j < 4; j++) half_scales(type, head, 4 * h + j, &scale[0][j], &scale[1][j]);
-    ROLLED
+    HYP_ROLLED
     for (int half = 0; half < 2; half++) {
         const __m512i *before = first + 8 * h + half;
         __m512i s[4];
@@ -181,7 +178,7 @@ HYP_INLINE __m512 half_times_token(int type, const uint8_t *rec, const uint8_t *
     sums s = {.mins = _mm512_setzero_si512()};
     clear(s.codes, 4);
     if (type == HYP_Q4_K || type == HYP_Q5_K) {
-        ROLLED
+        HYP_ROLLED
         for (int u = 0; u < 2; u++) pair_times_token(type, rec, head, first, 2 * h + u, act + 2 * u * ACT_RECORD, &s, lead);
     } else four_times_token(type, rec, head, first, h, act, &s, lead);
     __m512i sum = s.codes[0];
@@ -196,7 +193,7 @@ HYP_INLINE __m512 half_times_token(int type, const uint8_t *rec, const uint8_t *
 HYP_INLINE void put_head_aside(int type, const uint8_t *rec, uint8_t *head, size_t lead)
 {
     const size_t bytes = type == HYP_Q3_K || type == HYP_Q5_K ? hyp_k_high(type) : hyp_k_low(type), lines = bytes / 64 * 64;
-    ROLLED
+    HYP_ROLLED
     for (size_t i = 0; i < lines; i += 64) {
         if (lead) _mm_prefetch((const char *)rec + i + lead, _MM_HINT_T0);
         _mm512_store_si512((void *)(head + i), hyp_load_avx512(rec + i));
@@ -213,7 +210,7 @@ HYP_INLINE __m512 record_times_token(int type, const uint8_t *rec, const uint8_t
     if (type == HYP_Q3_K) first_of_q3(rec + hyp_k_high(type), act, first, lead);
     if (type == HYP_Q5_K) first_of_q5(rec + hyp_k_high(type), act, first, lead);
     if (type == HYP_Q6_K) first_of_q6(rec + hyp_k_low(type), act, first, lead);
-    ROLLED
+    HYP_ROLLED
     for (int h = 0; h < 2; h++) acc = half_times_token(type, rec, head, first, h, act + 4 * h * ACT_RECORD, acc, lead);
     return acc;
 }

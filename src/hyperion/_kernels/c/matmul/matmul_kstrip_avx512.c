@@ -1,4 +1,4 @@
-/* K types, two or more tokens: a record of a panel is taken apart once, and multiplied with one group of 16 tokens after another.
+/* K types, many tokens: a record of a panel is taken apart once, and multiplied with one group of 16 tokens after another.
  *
  * A pass takes two panels and four tokens: their integer sums of a group, those of half a record and the floats are 24 registers
  * and as many chains, so that vpdpbusd waits for none; each vector of codes serves four products, each broadcast two.

@@ -32,7 +32,7 @@ enum { HYP_FEW_TOKENS = HYP_ACT_TILE };
                                  size_t ldo);
 HYP_BLOCK_TYPES_AVX512(HYP_FEW_AVX512)
 
-/* ---- Two or more tokens: strips ---------------------------------------------------------------------------------------
+/* ---- Many tokens: strips ----------------------------------------------------------------------------------------------
  * A strip is a run of K of one panel taken apart into what the inner loop reads, once for all tokens that pass by it.
  * Two panels share the activations' way through the first-level cache. */
 enum {

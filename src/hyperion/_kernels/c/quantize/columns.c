@@ -117,7 +117,7 @@ int hyp_columns_ranges(const hyp_table *t, const hyp_threads_api *api, hyp_team 
     const size_t share = ceil_div(ceil_div(columns, tasks), NARROW) * NARROW, width = smaller(WIDTH, share);
     const size_t parts = smaller(ceil_div(tasks, ceil_div(columns, width)), ceil_div(rows, TALL));
     columns_run run = columns_open(t, job, width, ceil_div(rows, parts));
-    if (run.down > 1) { /* few columns: some thousands at most */
+    if (run.down > 1) { /* few columns: at most 64 KiB a thread */
         run.parts = malloc(run.down * 2 * columns * sizeof(float));
         if (!run.parts) return HYP_ERROR_MEMORY;
     }
