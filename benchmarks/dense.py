@@ -16,14 +16,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine, report
-from benchmarks.peers.worker import Worker
+from benchmarks.peers.worker import IDLE_SECONDS, Worker
 from benchmarks.sparse import BLAS_SLEEPS, BLAS_THREADS
 
 LIBRARIES = ("hyperion", "numpy", "torch")
 PARTS = ("products", "activations", "norms", "convolutions", "attention", "settings")
-PAUSE = 0.02  # seconds after which no peer's threads spin any more
 SETTINGS_ROUNDS = 3
 PROMPT = "prompt of 256 tokens"
+NOTES = (
+    "Hyperion and NumPy write into memory that is there, torch's activations and norms into new memory. Decode is one block of "
+    "Hyperion's engine with its cache beside torch's attention over float32 keys and values, whatever the cache's type; its "
+    "results are not compared, those of all other rows are."
+)
 Case = dict[str, Any]
 Work = dict[str, Callable[[], object]]
 
@@ -157,7 +161,7 @@ def measure(workers: dict[str, Worker], of: Case, threads: int, rounds: int) -> 
         shift = turn % len(present)
         for name in [*present][shift:] + [*present][:shift]:
             if threads > 1:
-                time.sleep(PAUSE)
+                time.sleep(IDLE_SECONDS)
             seconds[name].append(workers[name].ask("sample"))
     return {**of, "threads": threads, "seconds": seconds}
 
@@ -231,6 +235,7 @@ def markdown(data: dict[str, Any]) -> str:
     if data["results"]:
         header = ["", "threads", "10⁹ operations or values/s", "µs", "NumPy µs", "torch µs", "NumPy / this", "torch / this"]
         parts.append(report.markdown_table(header, map(row, data["results"])))
+        parts.append(NOTES)
     if data["settings"]:
         rows = []
         for group in data["settings"]:

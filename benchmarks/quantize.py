@@ -1,8 +1,8 @@
 """Quantizing and dequantizing against a copy of the weights, and against the gguf package.
 
 Each round runs everything once, one after another, short work again and again for two milliseconds, so that threads are awake;
-ratios are medians of the ratios within a round. Everything is written to memory that is there: a new array costs the time in which
-the system clears its pages, on both sides.
+ratios are medians of the ratios within a round. Everything but gguf's functions, which return new arrays, writes to memory that is
+there: a new array costs the time in which the system clears its pages.
 
 The bytes of a piece of work are those of the weights and codes, each once. One scale for all weights, or one for each column, is
 known only when the last row has been read: such work reads the weights twice, and with all bytes counted once it cannot come near

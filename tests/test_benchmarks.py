@@ -133,3 +133,14 @@ def test_sparse_products_are_compared_with_scipy(tmp_path, capsys):
     (result,) = json.loads((tmp_path / "sparse.json").read_text())["results"]
     assert all(len(result["seconds"][name]) == 2 for name in ("hyperion", "scipy", "numpy"))
     assert "| BSR × 4 | 0.3 | 1 |" in capsys.readouterr().out
+
+
+def test_a_picture_of_speed_against_memory(tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks import streaming_plot
+
+    row = {"limit": 300_000_000, "seconds": 0.25, "eta": 0.8}
+    beside = [{"limit": 310_000_000, "hyperion": row, "llama": {"seconds": 0.5}}, {"limit": 200_000_000, "hyperion": row, "llama": {}}]
+    rows = [row, row | {"limit": 900_000_000, "seconds": 0.02, "eta": 1.0}, {"budget": 1}]
+    streaming_plot.draw({"model": "a.gguf", "file_bytes": 620_000_000, "budgets": rows, "beside": beside}, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
