@@ -64,7 +64,7 @@ def test_parse_size_refuses(bad):
 
 
 def test_a_unit_without_its_b_is_explained():
-    with pytest.raises(InvalidArgumentError, match=r'not \'1.5g\' \("1.5gB" counts in 1000s, "1.5giB" in 1024s\)'):
+    with pytest.raises(InvalidArgumentError, match=r'not \'1.5g\' \("1.5GB" counts in 1000s, "1.5GiB" in 1024s\)'):
         parse_size("1.5g")
     with pytest.raises(InvalidArgumentError, match="not '512X'") as error:
         parse_size("512X")

@@ -205,13 +205,15 @@ def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path):
 
     def wait_for(text, after=0, press=b""):
         nonlocal seen
-        for _ in range(24):
-            os.write(terminal, press)  # again: Python's input() loses an interrupt that comes just before it waits
-            if text in seen[after:] or select.select([terminal], [], [], 5)[0]:
-                break
+        os.write(terminal, press)
+        presses = 1
         while text not in seen[after:]:
-            if not select.select([terminal], [], [], 120)[0]:
-                pytest.fail(f"no {text!r}: {seen!r}")
+            if not select.select([terminal], [], [], 5 if press else 120)[0]:
+                if not press or presses == 24:
+                    pytest.fail(f"no {text!r}: {seen!r}")
+                os.write(terminal, press)  # again: Python's input() loses an interrupt that comes just before it waits
+                presses += 1
+                continue
             try:
                 seen += os.read(terminal, 4096)
             except OSError:  # Linux: the other end is closed

@@ -47,7 +47,7 @@ class Sampler:
         return token, log_probability(logits, token)
 
     def draw(self, logits: np.ndarray, seen: Sequence[int]) -> int:
-        """The next token alone, in a third of the time; parameters and errors as in a call."""
+        """The next token alone, without its probability; parameters and errors as in a call."""
         adjusted = self._process(self._penalise(logits, seen), seen)
         return int(np.argmax(adjusted)) if self.config.temperature == 0 else self._draw(adjusted)
 
@@ -108,8 +108,8 @@ def likeliest(logits: np.ndarray, k: int) -> np.ndarray:
 def _among_largest(logits: np.ndarray, k: int) -> np.ndarray:
     """Ids of the `k` largest logits and of others, which equal or nearly reach them; unordered.
 
-    The k-th largest of the maxima of blocks bounds the k-th largest logit from below, and few logits pass it: a tenth of the
-    time that a partition of 32,000 takes.
+    The k-th largest of the maxima of blocks bounds the k-th largest logit from below, and few logits pass it: less
+    work than a partition of all.
     """
     blocks = logits.shape[0] // BLOCK
     if blocks >= k:

@@ -32,7 +32,7 @@ def parse_size(size: str | float | SupportsIndex) -> int:
         known = match is not None and (match[4] or not match[2]) and (match[2] or not match[3])
         if match is None or not known or ("." in match[1] and not match[2]):
             bare = match is not None and match[2] and not match[3]
-            hint = f' ("{match[1]}{match[2]}B" counts in 1000s, "{match[1]}{match[2]}iB" in 1024s)' if match and bare else ""
+            hint = f' ("{match[1]}{match[2].upper()}B" counts in 1000s, "{match[1]}{match[2].upper()}iB" in 1024s)' if match and bare else ""
             raise InvalidArgumentError(
                 f'a size is a number of bytes or text like "512MB" or "1.5 GiB", not {size!r}{hint}'
             )

@@ -336,7 +336,7 @@ def quantize_tensor(
         config = QuantizationConfig()
     if not isinstance(config, (QuantizationConfig, str)):
         raise InvalidArgumentError(f"config must be a QuantizationConfig or the name of a format, not {config!r}")
-    values = arrays.values_of(w, dtype)
+    values, team = arrays.values_of(w, dtype), cpu.shared_team(threads)
     if out is None:
         out = QuantizedTensor(values.shape, config)
     else:
@@ -346,7 +346,6 @@ def quantize_tensor(
                 if not array.flags.writeable:
                     raise InvalidArgumentError("out is read-only")
                 arrays.check_apart("out", array, values)
-    team = cpu.shared_team(threads)
     if out._kind is not None:
         blocks.quantize(values, out._kind, out._codes, team, simd)
     else:
