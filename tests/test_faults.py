@@ -59,8 +59,10 @@ def test_a_failed_session_leaves_the_model_usable(path):
 
 
 SCRIPT = """
+    import signal
     import sys
     import hyperion
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts its children without
     model = hyperion.load_model(sys.argv[1], memory_budget=sys.argv[2], context_length=512, threads=2)
     ids = [(7 * i) % 2000 + 3 for i in range(500)]
     print("ready", flush=True)
