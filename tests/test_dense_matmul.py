@@ -81,6 +81,30 @@ def test_a_product_that_is_cut_in_every_direction(level, monkeypatch):
     np.testing.assert_array_equal(cut, hyperion.matmul(a, b, simd=level))
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_more_work_than_a_task_has(level):
+    rng = np.random.default_rng(5)
+    a, b = rng.standard_normal((120, 2100), np.float32), rng.standard_normal((2100, 1300), np.float32)
+    alone = hyperion.matmul(a, b, simd=level, threads=1)
+    close(alone[:, ::97], a, b[:, ::97])
+    np.testing.assert_array_equal(hyperion.matmul(a, b, simd=level, threads=3), alone)
+
+
+@pytest.mark.parametrize("odd", ["a", "b", "out"])
+def test_copies_of_odd_strides_count_in_the_ledger(odd):
+    rng, ledger = np.random.default_rng(7), process_budget()
+    arrays = {"a": rng.standard_normal((3, 40, 90), np.float32), "b": rng.standard_normal((3, 90, 50), np.float32)}
+    arrays["out"] = np.zeros((3, 40, 50), np.float32)
+    want = np.stack([hyperion.matmul(a, b) for a, b in zip(arrays["a"], arrays["b"], strict=True)])
+    strange = np.zeros(arrays[odd].shape, [("value", np.float32), ("between", np.uint8)])["value"]
+    strange[...] = arrays[odd]
+    arrays[odd] = strange
+    total, used = ledger.total_reserved, ledger.used
+    hyperion.matmul(**arrays)
+    assert ledger.total_reserved - total >= strange.size * 4 and ledger.used == used
+    np.testing.assert_array_equal(arrays["out"], want)
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [((5,), (5,)), ((5,), (5, 3)), ((4, 5), (5,)), ((2, 4, 5), (5, 3)), ((4, 5), (3, 5, 2)), ((2, 1, 4, 5), (3, 5, 2)),

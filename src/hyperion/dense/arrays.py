@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hyperion.errors import HyperionMemoryError, InvalidArgumentError
 from hyperion.memory import process_budget
 
-__all__ = ["Float32", "apart", "describe", "float32", "new", "output", "places", "scratch"]
+__all__ = ["Float32", "apart", "describe", "float32", "new", "output", "places", "room", "scratch", "whole_floats"]
 
 Float32 = NDArray[np.float32]
 
@@ -71,6 +71,11 @@ def apart(out: Float32, name: str, value: NDArray[Any], *, same: bool = False) -
         raise InvalidArgumentError(f"out overlaps {name}" + (" without being the same array" if same else ""))
 
 
+def whole_floats(array: NDArray[Any]) -> bool:
+    """Whether values are at whole floats from each other, as the kernels count."""
+    return bool(array.flags.aligned) and all(stride % 4 == 0 for stride in array.strides)
+
+
 def places(batch: tuple[int, ...], *firsts: NDArray[Any]) -> NDArray[np.int64]:
     """Bytes from the first to each part of a batch (int64 [parts, arrays]).
 
@@ -107,3 +112,10 @@ def scratch(owner: str, nbytes: int) -> Iterator[Any]:
         except MemoryError as error:
             raise HyperionMemoryError(f"no memory for {nbytes} bytes of {owner}'s buffer: {error}") from None
         yield buffer
+
+
+@contextlib.contextmanager
+def room(owner: str, shape: tuple[int, ...]) -> Iterator[Float32]:
+    """An uninitialised contiguous array that counts in the process's ledger while it lives; errors are those of `scratch`."""
+    with scratch(owner, 4 * math.prod(shape)) as buffer:
+        yield new(shape) if buffer is None else buffer.view(np.float32).reshape(shape)

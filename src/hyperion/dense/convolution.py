@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Sequence
@@ -73,7 +74,8 @@ def conv2d(
         If dtypes, shapes or sizes do not fit.
     MemoryBudgetError
         If the process's limit leaves no room for a copy of one padded image (where there is no padding and no stride, and images
-        are contiguous, they are read where they lie) and of the filters. Copies of odd strides (no whole floats) are not counted.
+        are contiguous, they are read where they lie) and of the filters; where strides are odd (no whole floats) also for a copy of
+        one image and of one image's results.
     """
     image, filters = arrays.float32("x", x), arrays.float32("weight", weight)
     if image.ndim != 4 or filters.ndim != 4:
@@ -101,20 +103,25 @@ def conv2d(
         return result
     work = result.size * math.prod(filters.shape[1:])
     team = cpu.shared_team(1 if threads is None and work < _SMALL_WORK else threads)
-    convolution = kernels.Convolution(
-        np.require(filters, requirements=["C", "A"]), None if bias is None else np.require(bias, requirements=["C", "A"]),
-        size, steps, pads, gaps, parts, blocks(cache, simd),
-    )  # fmt: skip
-    images = image if _whole_floats(image) else np.ascontiguousarray(image)
-    target = result if result.strides[-1] == 4 and _whole_floats(result) else arrays.new(result.shape)
     dims = zip((height, width), kernel, gaps, steps, strict=True)
     most = 4 * channels * math.prod((n + (k - 1) * gap // step) * min(k, step) for n, k, gap, step in dims)
-    nbytes = min(most, 1 << 62) if most >> 60 else convolution.buffer_bytes(images[0], target[0])  # what C cannot count fits nowhere
-    with arrays.scratch("convolution", nbytes) as buffer:
+    with contextlib.ExitStack() as stack:
+        convolution = kernels.Convolution(
+            _contiguous(filters, stack), None if bias is None else _contiguous(bias, stack), size, steps, pads, gaps, parts,
+            blocks(cache, simd),
+        )  # fmt: skip
+        copy = None if arrays.whole_floats(image) else stack.enter_context(arrays.room("convolution", image.shape[1:]))
+        direct = result.strides[-1] == 4 and arrays.whole_floats(result)
+        target = None if direct else stack.enter_context(arrays.room("convolution", result.shape[1:]))
+        first = image[0] if copy is None else copy, result[0] if target is None else target
+        nbytes = min(most, 1 << 62) if most >> 60 else convolution.buffer_bytes(*first)  # what C cannot count fits nowhere
+        buffer = stack.enter_context(arrays.scratch("convolution", nbytes))
         for n in range(count):
-            convolution.run(team, images[n], target[n], buffer)
-    if target is not result:
-        result[...] = target
+            if copy is not None:
+                copy[...] = image[n]
+            convolution.run(team, image[n] if copy is None else copy, result[n] if target is None else target, buffer)
+            if target is not None:
+                result[n] = target
     return result
 
 
@@ -174,5 +181,10 @@ def _pair(name: str, value: Any, least: int) -> tuple[int, int]:
     return first, second
 
 
-def _whole_floats(array: Float32) -> bool:
-    return bool(array.flags.aligned) and all(stride % 4 == 0 for stride in array.strides)
+def _contiguous(array: Float32, stack: contextlib.ExitStack) -> Float32:
+    """The array itself if it lies as the kernels read it, or a copy that is in the ledger until the stack ends."""
+    if array.flags.c_contiguous and array.flags.aligned:
+        return array
+    copy = stack.enter_context(arrays.room("convolution", array.shape))
+    copy[...] = array
+    return copy

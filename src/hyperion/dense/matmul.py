@@ -65,7 +65,7 @@ def matmul(
     MemoryBudgetError
         If the process's limit leaves no room for the packed blocks: at most half of the last cache's size and 256 KiB, and
         never more than about `a` and `b` take. Up to 256 KiB of a usual product are not counted. Operands whose strides are no
-        whole floats are copied first.
+        whole floats are copied first, and a result in which neither rows nor columns are contiguous last: copies count too.
     """
     if cache is None and simd is None:  # checks below take longer than a small product
         small = _SMALL_WORK if threads is None else 0
@@ -120,11 +120,16 @@ def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Te
         if _rows_contiguous(out.swapaxes(-1, -2)):  # the transposed product is the same chains of additions
             a, b, out = b.swapaxes(-1, -2), a.swapaxes(-1, -2), out.swapaxes(-1, -2)
         else:
-            result = arrays.new(out.shape)
-            multiply(a, b, result, cut, team)
-            out[...] = result
+            with arrays.room("matmul", out.shape) as result:
+                multiply(a, b, result, cut, team)
+                out[...] = result
             return
-    a, b = _whole_floats(a), _whole_floats(b)
+    if not (arrays.whole_floats(a) and arrays.whole_floats(b)):
+        odd = b if arrays.whole_floats(a) else a
+        with arrays.room("matmul", odd.shape) as copy:
+            copy[...] = odd
+            multiply(copy if odd is a else a, b if odd is a else copy, out, cut, team)
+        return
     first = a[_first(a)], b[_first(b)], out[_first(out)]
     nbytes = kernels.gemm_buffer_bytes(*first, cut)
     places = arrays.places(out.shape[:-2], a[..., 0, 0], b[..., 0, 0], out[..., 0, 0])
@@ -133,14 +138,7 @@ def multiply(a: Float32, b: Float32, out: Float32, cut: kernels.Blocks, team: Te
 
 
 def _rows_contiguous(out: Float32) -> bool:
-    last = out.strides[-1] == 4 or out.shape[-1] == 1
-    return last and out.flags.aligned and all(s % 4 == 0 for s in out.strides)
-
-
-def _whole_floats(array: Float32) -> Float32:
-    if array.flags.aligned and all(s % 4 == 0 for s in array.strides):
-        return array
-    return np.ascontiguousarray(array)
+    return (out.strides[-1] == 4 or out.shape[-1] == 1) and arrays.whole_floats(out)
 
 
 def _first(array: Float32) -> tuple[int, ...]:
