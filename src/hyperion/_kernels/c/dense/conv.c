@@ -5,9 +5,11 @@
 #define LINE 16                  /* floats */
 #define ROW_COLS 512             /* windows of a group of one filter that go together */
 #define TILE 512                 /* floats of a tile at most */
-#define PANELS 16                /* of filters a task, so that a signal is seen soon */
+#define PANELS 16                /* of filters a task at most */
+#define PIECE 4096               /* places of a channel's planes that are filled, or terms of a panel that are packed, together */
 #define FILL_VALUES (1u << 14)   /* that a task of filling planes moves, at least */
 #define LEAST_WORK (1u << 18)    /* multiplications of a task */
+#define MOST_WORK (1u << 27)     /* and at most, but for one panel, so that a signal is seen soon */
 
 typedef struct {
     size_t planes, size; /* of one dimension, and places of each */
@@ -25,9 +27,9 @@ typedef struct {
     float *filled, *packed;
     size_t panels, panel, block; /* panels of a group's filters, floats of one; depth of a block */
     ptrdiff_t *places;
-    size_t width, tiles, parts; /* windows that go together, how many times; tasks a group's filters */
+    size_t width, tiles;  /* windows that go together, and how many times */
+    size_t share, parts;  /* panels that go together, and tasks that a group's filters are */
 } conv_job;
-
 
 /* After so many places of the kernel their planes repeat. */
 static size_t period(const hyp_conv_dim *d)
@@ -89,47 +91,63 @@ static void list_places(conv_job *job)
 
 /* ---- Filling planes and packing filters ---------------------------------------------------------------------------- */
 
-/* Row r, so far of zeros, of the plane whose places begin at (y, x) of the image with its border. */
-static void fill_row(const conv_job *job, const float *channel, size_t y, size_t x, size_t r, float *to)
+/* Columns begin..end of row r, so far of zeros, of the plane whose places begin at (y, x) of the image with its border. */
+static void fill_row(const conv_job *job, const float *channel, size_t y, size_t x, size_t r, size_t begin, size_t end, float *to)
 {
     const hyp_conv_dim *row = &job->conv->dim[0], *col = &job->conv->dim[1];
-    const size_t line = r * row->step + y, first = x >= col->pad ? 0 : parts(col->pad - x, col->step);
+    const size_t line = r * row->step + y, margin = x >= col->pad ? 0 : parts(col->pad - x, col->step);
+    const size_t first = margin > begin ? margin : begin;
     const ptrdiff_t stride = job->conv->x_at[1], step = (ptrdiff_t)col->step * stride;
     if (line < row->pad || line - row->pad >= row->in || col->pad + col->in <= x) return;
-    const size_t last = least(job->axis[1].size, parts(col->pad + col->in - x, col->step));
+    const size_t last = least(end, parts(col->pad + col->in - x, col->step));
     if (first >= last) return;
     const float *from = channel + (ptrdiff_t)(line - row->pad) * job->conv->x_at[0];
     from += ((ptrdiff_t)(first * col->step + x) - (ptrdiff_t)col->pad) * stride;
-    if (step == 1) memcpy(to + first, from, (last - first) * sizeof(float));
+    to += first - begin;
+    if (step == 1) memcpy(to, from, (last - first) * sizeof(float));
     else
-        for (size_t i = first; i < last; i++) to[i] = from[(ptrdiff_t)(i - first) * step];
+        for (size_t i = 0; i < last - first; i++) to[i] = from[(ptrdiff_t)i * step];
 }
 
-static void fill_channel(const conv_job *job, size_t channel)
+/* Places begin..end of a channel's planes, wherever rows and planes end. */
+static void fill_piece(const conv_job *job, size_t channel, size_t begin, size_t end)
 {
     const hyp_conv_dim *row = &job->conv->dim[0], *col = &job->conv->dim[1];
+    const size_t line = job->axis[1].size, rows = job->axis[0].size, planes = job->axis[1].planes;
     const float *from = job->conv->x + (ptrdiff_t)channel * job->conv->x_channel;
-    float *to = job->filled + (ptrdiff_t)channel * job->channel;
-    memset(to, 0, (size_t)job->channel * sizeof(float));
-    for (size_t y = 0; y < job->axis[0].planes; y++)
-        for (size_t x = 0; x < job->axis[1].planes; x++)
-            for (size_t r = 0; r < job->axis[0].size; r++, to += job->axis[1].size)
-                fill_row(job, from, y * row->gap % row->step, x * col->gap % col->step, r, to);
+    float *to = job->filled + (ptrdiff_t)channel * job->channel + begin;
+    size_t plane = begin / job->plane, r = begin % job->plane / line, first = begin % line;
+    memset(to, 0, (end - begin) * sizeof(float));
+    end = least(end, job->plane * job->axis[0].planes * planes); /* the next channel begins at a line of the cache */
+    for (; begin < end; plane++, r = 0) {
+        const size_t y = plane / planes * row->gap % row->step, x = plane % planes * col->gap % col->step;
+        for (size_t n; r < rows && begin < end; r++, first = 0, begin += n, to += n) {
+            n = least(line - first, end - begin);
+            fill_row(job, from, y, x, r, first, first + n, to);
+        }
+    }
 }
 
+/* Terms begin..end of a panel of filters; panels are counted through the groups. */
+static void pack_piece(const conv_job *job, size_t panel, size_t begin, size_t end)
+{
+    const size_t mr = job->t->gemm.mr, group = panel / job->panels, first = panel % job->panels * mr;
+    const float *from = job->conv->filter + (group * job->each + first) * job->terms + begin;
+    job->t->gemm.pack(from, (ptrdiff_t)job->terms, least(mr, job->each - first), end - begin, mr,
+                      job->packed + panel * job->panel + begin * mr);
+}
+
+/* Pieces of all channels, then of all panels. */
 static void prepare_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     const conv_job *job = arg;
-    const size_t channels = job->lies ? 0 : job->conv->channels, mr = job->t->gemm.mr;
+    const size_t size = (size_t)job->channel, pieces = parts(size, PIECE), filled = job->lies ? 0 : job->conv->channels * pieces;
+    const size_t packs = parts(job->terms, PIECE);
     (void)worker;
     for (size_t i = begin; i < end; i++) {
-        if (i < channels) {
-            fill_channel(job, i);
-        } else {
-            const size_t group = (i - channels) / job->panels, first = (i - channels) % job->panels * mr;
-            job->t->gemm.pack(job->conv->filter + (group * job->each + first) * job->terms, (ptrdiff_t)job->terms,
-                              least(mr, job->each - first), job->terms, mr, job->packed + (i - channels) * job->panel);
-        }
+        const size_t piece = i < filled ? i % pieces * PIECE : (i - filled) % packs * PIECE;
+        if (i < filled) fill_piece(job, i / pieces, piece, least(piece + PIECE, size));
+        else pack_piece(job, (i - filled) / packs, piece, least(piece + PIECE, job->terms));
     }
 }
 
@@ -186,8 +204,8 @@ static void multiply_task(void *arg, size_t begin, size_t end, size_t worker)
             put(job, results, width, group, 1, window, cols);
             continue;
         }
-        const size_t last = least((part + 1) * PANELS, job->panels);
-        for (size_t panel = part * PANELS; panel < last; panel++) {
+        const size_t last = least((part + 1) * job->share, job->panels);
+        for (size_t panel = part * job->share; panel < last; panel++) {
             const size_t rows = least(mr, job->each - panel * mr);
             tile.a = job->packed + (group * job->panels + panel) * job->panel;
             sum_terms(job, tile, rows, cols);
@@ -206,11 +224,15 @@ int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team,
     job.planes = job.lies ? conv->x : job.filled;
     job.block = blocks->depth;
     list_places(&job);
-    const size_t channels = job.lies ? 0 : conv->channels, todo = channels + conv->groups * job.panels;
-    const int status = todo ? api->run(team, prepare_task, &job, todo, FILL_VALUES / (job.plane + 1) + 1) : HYP_OK;
+    const size_t pieces = job.lies ? 0 : conv->channels * parts((size_t)job.channel, PIECE);
+    const size_t todo = pieces + conv->groups * job.panels * parts(job.terms, PIECE);
+    const size_t values = least(PIECE, pieces ? (size_t)job.channel : job.terms * t->gemm.mr);
+    const int status = todo ? api->run(team, prepare_task, &job, todo, FILL_VALUES / values) : HYP_OK;
     if (status != HYP_OK) return status;
     job.width = job.each == 1 ? ROW_COLS : t->gemm.nr;
-    job.tiles = parts(job.windows, job.width), job.parts = job.each == 1 ? 1 : parts(job.panels, PANELS);
-    const size_t work = least(job.each, PANELS * t->gemm.mr) * job.terms * job.width;
-    return api->run(team, multiply_task, &job, conv->groups * job.tiles * job.parts, LEAST_WORK / work + 1);
+    job.tiles = parts(job.windows, job.width);
+    const size_t work = least(job.each, t->gemm.mr) * job.terms * job.width; /* of a panel */
+    job.share = job.each == 1 ? 1 : least(least(job.panels, PANELS), MOST_WORK / work + 1);
+    job.parts = job.each == 1 ? 1 : parts(job.panels, job.share);
+    return api->run(team, multiply_task, &job, conv->groups * job.tiles * job.parts, LEAST_WORK / (job.share * work) + 1);
 }

@@ -7,6 +7,7 @@
 #define NEAR (1u << 16)      /* values of a matrix that is near enough to be read where it lies */
 #define SET 4096             /* bytes after which addresses share a set of the first cache */
 #define PACK_VALUES (1u << 14) /* values that a task of packing moves, at least */
+#define MOST_WORK (1u << 27)   /* multiplications of a task at most, but for one panel, so that a signal is seen soon */
 
 typedef struct {
     const hyp_table *t;
@@ -21,7 +22,6 @@ typedef struct {
     size_t chunk, chunks;            /* panels of b a task, tasks a block of rows */
     int pack_b;
 } gemm_job;
-
 
 /* Whether lines so far apart drive each other out of the first cache. */
 static int crowded(ptrdiff_t stride)
@@ -145,7 +145,7 @@ static int run_block(gemm_job *job, const hyp_threads_api *api, hyp_team *team)
     const int status = packed ? api->run(team, pack_task, job, packed, PACK_VALUES / (job->k * job->mr) + 1) : HYP_OK;
     if (status != HYP_OK) return status;
     job->chunks = threads == 1 ? 1 : least(b_panels, parts(threads * TASKS_A_THREAD, blocks));
-    job->chunk = parts(b_panels, job->chunks);
+    job->chunk = least(parts(b_panels, job->chunks), MOST_WORK / (job->rows * job->nr * job->k) + 1);
     job->chunks = parts(b_panels, job->chunk);
     return api->run(team, multiply_task, job, blocks * job->chunks, 1);
 }
