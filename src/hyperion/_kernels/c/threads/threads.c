@@ -9,13 +9,15 @@
  * Waiting is a bounded spin, then sleep. How long the spin is follows the last wait: after one that was longer than the
  * spin could cover, spinning is a waste (idle, or the core is needed by somebody else), and the next one is short.
  *
- * A worker that shares the caller's core, because the others are taken or because the system woke it there, gives way.
+ * A worker that shares the caller's core, because the others are taken or because the system woke it there, gives way. One
+ * that slept for long is kept from being woken there: see beds.h.
  *
  * A worker that loses its core in the middle of a chunk holds up the region for a time slice, some milliseconds. So the
  * caller keeps an account: what workers save is its income, such waits are its spending. When that is overdrawn, other
  * processes need the cores; the team then does without one more worker for a multiple of the wait, and tries again.
  */
 #include "threads.h"
+#include "beds.h"
 #include "forks.h"
 #include "os.h"
 
@@ -33,12 +35,14 @@
 #define SAVINGS_MAX 4000000 /* ns: one wait for a time slice is forgiven, a series is not */
 #define REST_FACTOR 16      /* the share of time that waits may cost is at most one in this many */
 #define REST_MAX 500000000u
+#define MOVING 20000u /* ns that a caller spends at most on where its workers wake up */
 
 typedef struct {
     hyp_team *team;
     size_t id;
     hyp_thread thread;
     uint32_t region, gave_way; /* how often in that region; its own */
+    bed bed;
 } member;
 
 struct hyp_team {
@@ -150,8 +154,13 @@ static uint32_t take_share(member *self)
     return self->id <= hyp_peek(&t->active) && hyp_peek(&t->left) && !gives_way(self) ? take(t) : 0;
 }
 
+static int sleeps_on(hyp_team *t, uint32_t epoch)
+{
+    return hyp_load(&t->epoch) == epoch && !hyp_load(&t->left) && !hyp_load(&t->stop);
+}
+
 /* Wait for a region. *slow is this worker's memory of its last wait. */
-static void idle(const member *self, int *slow)
+static void idle(member *self, int *slow)
 {
     hyp_team *const t = self->team;
     const uint64_t start = hyp_now(), limit = *slow ? SPIN_SHORT : SPIN_LONG;
@@ -170,8 +179,12 @@ static void idle(const member *self, int *slow)
     const uint32_t epoch = hyp_load(&t->epoch);
     /* The flag is raised before the last look, and the caller publishes before it looks at the flag. */
     hyp_store(&t->workers_sleep, 1);
-    while (hyp_load(&t->epoch) == epoch && !hyp_load(&t->left) && !hyp_load(&t->stop))
-        hyp_sleep(&t->lot, &t->epoch, epoch, HYP_FOREVER);
+    if (sleeps_on(t, epoch)) hyp_sleep(&t->lot, &t->epoch, epoch, BED_AFTER);
+    if (sleeps_on(t, epoch)) {
+        bed_enter(&self->bed, hyp_peek(&t->core));
+        while (sleeps_on(t, epoch)) hyp_sleep(&t->lot, &t->epoch, epoch, HYP_FOREVER);
+        bed_leave(&self->bed);
+    }
     *slow = hyp_now() - start > SPIN_LONG;
 }
 
@@ -201,6 +214,7 @@ static void start_workers(hyp_team *t)
         member *const m = &t->members[t->started];
         m->team = t;
         m->id = t->started + 1;
+        memset((void *)&m->bed, 0, sizeof m->bed);
         if (hyp_thread_start(&m->thread, worker_main, m)) { /* no more to be had: the others do the work */
             t->wanted = t->started;
             hyp_store(&t->active, (uint32_t)t->wanted);
@@ -223,6 +237,20 @@ static void show_core(hyp_team *t)
 {
     const uint32_t core = (uint32_t)hyp_core();
     if (hyp_peek(&t->core) != core) hyp_store(&t->core, core);
+}
+
+static void wake_workers(hyp_team *t)
+{
+    const uint32_t core = (uint32_t)hyp_core();
+    uint64_t start = 0;
+    hyp_store(&t->workers_sleep, 0);
+    for (size_t i = 0; i < t->started; i++) {
+        if (!bed_move(&t->members[i].bed, core)) continue;
+        if (!start) start = hyp_now();
+        else if (hyp_now() - start > MOVING) break;
+    }
+    hyp_add(&t->epoch, 1);
+    hyp_wake(&t->lot, &t->epoch);
 }
 
 /* Looks at the clock once in `stride` chunks, so that short ones do not pay for it. */
@@ -351,11 +379,7 @@ static int run_region(hyp_team *t, hyp_task_fn task, void *arg, size_t first, si
     hyp_put(&t->region, hyp_peek(&t->region) + 1);
     hyp_put(&t->pending, chunks); /* ordered by the next one, which is what workers look at */
     hyp_store(&t->left, chunks - 1);
-    if (hyp_load(&t->workers_sleep)) {
-        hyp_store(&t->workers_sleep, 0);
-        hyp_add(&t->epoch, 1);
-        hyp_wake(&t->lot, &t->epoch);
-    }
+    if (hyp_load(&t->workers_sleep)) wake_workers(t);
     inside = 1;
     do { /* the first chunk is the caller's own: it need not fetch the word back from the workers that spin on it */
         work(t, left, 0);
