@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -253,6 +254,48 @@ def test_a_reader_that_goes_away_ends_the_run_without_a_traceback():
     assert process.wait(timeout=60) == 141
     assert err == b""
     process.stderr.close()
+
+
+@POSIX
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", [[*RUN, "--quiet"], ["chat", "-n", "2"], ["run", "-p", "-", "-n", "1"]])
+def test_a_process_without_standard_streams_works(closed, arguments):
+    line = f"exec {shlex.join(command(*arguments))} {closed}"
+    done = subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no device that is always full")
+@pytest.mark.parametrize("arguments", [RUN, [*RUN, "--json"], ["--help"], ["--version"]])
+def test_output_that_cannot_be_written_is_one_line(arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command(*arguments, *["--quiet"][: arguments[0] == "run"]), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+@POSIX
+def test_ctrl_c_while_modules_are_imported_is_quiet():
+    code = "import sys; from hyperion.cli import main; sys.meta_path.insert(0, type('', (), {'find_spec': find})); sys.exit(main([]))"
+    find = "def find(*a):\n    raise KeyboardInterrupt\n"
+    done = subprocess.run([sys.executable, "-c", find + code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+@POSIX
+def test_text_is_utf_8_in_every_locale():
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command("tokenize", "--json", "-t", "caf\u00e9"), env=env, capture_output=True, check=True)
+    assert json.loads(done.stdout)["text"] == "caf\u00e9"
+    done = subprocess.run([*map(os.fsencode, command("tokenize", "-t")), b"caf\xe9"], env=env, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"the text is not UTF-8 text: byte 3 is 0xe9" in done.stderr
+    done = subprocess.run(command("chat", "-n", "2", "--threads", "1"), env=env, capture_output=True, check=True, input=b"\xff\ncaf\xc3\xa9\n")
+    assert done.returncode == 0
+    assert done.stderr.count(b"hyperion: the message is not UTF-8 text") == 1
+    assert done.stdout
 
 
 def test_output_that_cannot_encode_a_character_goes_on():

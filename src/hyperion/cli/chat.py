@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hyperion.cli.common import (
+    argument,
+    decoded,
     emit,
     engine_options,
     model_path,
@@ -53,7 +56,7 @@ def command(model: str | None, system: str | None, template: str | None, config_
             note(f"{Path(loaded.path).name} has no chat template: using a plain transcript")
             source = "plain"
         room = min(config.max_length, loaded.context_length // 2)
-        with loaded.conversation(config, system=system, template=source, room=room) as conversation:
+        with loaded.conversation(config, system=system and argument(system, "the system message"), template=source, room=room) as conversation:
             if sys.stdin.isatty():
                 note(HELP)
             talk(conversation)
@@ -77,18 +80,27 @@ def talk(conversation: Any) -> None:
 def read_message() -> str | None:
     """The next line; None at the end of the input. Ctrl-C drops a line that is being typed."""
     if not sys.stdin.isatty():
-        line = sys.stdin.readline()
-        return line if line else None
+        line = sys.stdin.buffer.readline()
+        return said(decoded, line) if line else None
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() a history and editing)
     while True:
         try:
-            return input("> ")
+            return said(argument, input("> "))
         except EOFError:
             emit("\n")
             return None
         except KeyboardInterrupt:
             note(f"\n{HELP}")
+
+
+def said(read: Callable[[Any, str], str], line: Any) -> str:
+    """A line as text; one that is none is complained about and becomes an empty message."""
+    try:
+        return read(line, "the message")
+    except click.BadParameter as error:
+        note(f"hyperion: {error.message}")
+        return ""
 
 
 def answer(conversation: Any, message: str) -> None:

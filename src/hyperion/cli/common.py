@@ -79,6 +79,7 @@ def sampling_options(max_length: int | None = None) -> Callable[[Callable[..., A
 def settings_of(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(what `load_model` takes, what a `GenerationConfig` takes) of a command's options; those not given are left out."""
     engine = {name: options[name] for name in ENGINE}
+    options = {**options, "stop": tuple(argument(text, "a stop string") for text in options["stop"])}
     return engine, {name: v for name, v in options.items() if name not in ENGINE and v is not None and v != ()}
 
 
@@ -126,9 +127,19 @@ def emit(text: str) -> None:
             sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):  # so that the interpreter's last flush succeeds
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_output()
         raise click.exceptions.Exit(BROKEN_PIPE) from None
+    except OSError as error:
+        abandon_output()
+        raise HyperionIOError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def abandon_output() -> None:
+    """Throw away what standard output still holds, so that the interpreter's last flush succeeds."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def emit_json(value: object) -> None:
@@ -147,10 +158,24 @@ def read_text(path: str) -> str:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise HyperionIOError(f"cannot read {path}: {error.strerror or error}", path=path) from error
+    return decoded(data, "standard input" if path == "-" else path)
+
+
+def decoded(data: bytes, what: str) -> str:
+    """UTF-8 text, or the line that says where it is none."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise click.BadParameter(f"{path} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
+        raise click.BadParameter(f"{what} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
+
+
+def argument(text: str, what: str) -> str:
+    """Text from the command line. Bytes that the locale has no characters for (``LC_ALL=C``) are read as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return decoded(os.fsencode(text), what)
+    return text
 
 
 class MemoryWatch:

@@ -12,6 +12,7 @@ import click
 
 from hyperion.cli.common import (
     MemoryWatch,
+    argument,
     as_json,
     emit,
     emit_json,
@@ -107,11 +108,7 @@ def find_prompt(prompt: str | None, prompt_file: str | None) -> str:
         raise click.UsageError("a prompt is needed: --prompt TEXT or --prompt-file FILE")
     if prompt == "-":
         return read_text("-")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise click.BadParameter("the prompt is not UTF-8 text") from None
-    return prompt
+    return argument(prompt, "the prompt")
 
 
 def generate(model: Any, prompt: str, config: Any, *, echo: bool) -> dict[str, Any]:

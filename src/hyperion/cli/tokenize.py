@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hyperion.cli.common import as_json, emit, emit_json, model_path, read_text
+from hyperion.cli.common import argument, as_json, emit, emit_json, model_path, read_text
 
 
 @click.command("tokenize")
@@ -32,7 +32,7 @@ def command(
 
     if text is not None and file is not None:
         raise click.UsageError("--text and --file exclude each other")
-    given = text if text is not None else read_text(file or "-")
+    given = argument(text, "the text") if text is not None else read_text(file or "-")
     with model_path(model) as path, Tokenizer.from_file(path) as tokenizer:
         if decode:
             ids = parse_ids(given)
