@@ -101,8 +101,8 @@ typedef void (*hyp_kv_store_fn)(void *k_cache, void *v_cache, size_t head_dim, s
 
 /* ---- Quantizing ------------------------------------------------------------------------------------------------------
  * Contiguous floats in, contiguous codes or blocks out, one thread; c/quantize has the drivers. Codes of 4 bits are written packed
- * two to a byte, the earlier one low, or as int8 where packed is 0; what reads them takes int8, from unpack4. Where symmetric, zeros
- * is NULL. Functions that return int return nonzero where a float is not finite. */
+ * two to a byte, the earlier one low, or as int8 where packed is 0. Where symmetric, zeros is NULL. What ends in `each` has params of
+ * its own for each of n values. Functions that return int return nonzero where a float is not finite. */
 typedef struct {
     void (*load_f16)(const void *src, size_t n, float *x);
     void (*load_bf16)(const void *src, size_t n, float *x);
@@ -110,15 +110,17 @@ typedef struct {
     void (*store_f16)(const float *x, size_t n, void *dst);
     void (*store_bf16)(const float *x, size_t n, void *dst);
     void (*store_f64)(const float *x, size_t n, void *dst);
+    /* to[c + r * to_step] = from[r + c * from_step] for r < rows, c < columns */
+    void (*turn)(const float *from, ptrdiff_t from_step, size_t rows, size_t columns, float *to, ptrdiff_t to_step);
     int (*extremes)(const float *x, size_t n, float mm[2]);
-    int (*extremes_each)(const float *x, size_t n, float *least, float *greatest);
+    int (*extremes_each)(const float *x, ptrdiff_t step, size_t rows, size_t n, float *least, float *greatest);
     void (*range)(const float mm[2], int bits, int symmetric, float *scale, float *zero);
     int (*range_groups)(const float *x, size_t n, size_t g, int bits, int packed, float *scales, float *zeros, uint8_t *q);
     int (*codes)(const float *x, size_t n, size_t g, int bits, int packed, const float *scales, const float *zeros, uint8_t *q);
     void (*inverses)(const float *scales, size_t n, float *inverse);
     int (*codes_each)(const float *x, size_t n, int bits, int packed, const float *inverse, const float *zeros, uint8_t *q);
-    void (*values)(const int8_t *q, size_t n, size_t g, const float *scales, const float *zeros, float *x);
-    void (*values_each)(const int8_t *q, size_t n, const float *scales, const float *zeros, float *x);
+    void (*values)(const uint8_t *q, int packed, size_t n, size_t g, const float *scales, const float *zeros, float *x);
+    void (*values_each)(const uint8_t *q, int packed, size_t n, const float *scales, const float *zeros, float *x);
     void (*pack4)(const int8_t *q, size_t n, uint8_t *p);
     void (*unpack4)(const uint8_t *p, size_t n, int8_t *q);
     void (*fit)(const float *x, size_t n, float scale, float zero, int bits, double sums[5]);

@@ -37,24 +37,41 @@ static int affine_extremes(const float *x, size_t n, float mm[2])
     return lanes_not_finite(most);
 }
 
-/* The same for n separate ranges. */
-static int affine_extremes_each(const float *x, size_t n, float *least, float *greatest)
+/* The same for n separate ranges of `rows` values: what is known of a range is read and written once for all of them. */
+HYP_INLINE lanes extremes_of_rows(const float *x, ptrdiff_t step, int rows, size_t n, float *least, float *greatest, lanes most)
 {
-    lanes most = lanes_set(0.0f);
-    float rest[LANES] = {0.0f};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        const lanes v = lanes_load(x + i);
-        lanes_store(least + i, lanes_min(v, lanes_load(least + i)));
-        lanes_store(greatest + i, lanes_max(v, lanes_load(greatest + i)));
-        most = lanes_most(lanes_magnitude(v), most);
+        lanes low = lanes_load(least + i), high = lanes_load(greatest + i);
+        for (int r = 0; r < rows; ++r) {
+            const float *at = x + r * step + (ptrdiff_t)i;
+            const lanes v = lanes_load(at);
+            lanes_ahead(at);
+            low = lanes_min(v, low);
+            high = lanes_max(v, high);
+            most = lanes_most(lanes_magnitude(v), most);
+        }
+        lanes_store(least + i, low);
+        lanes_store(greatest + i, high);
     }
-    memcpy(rest, x + i, (n - i) * sizeof(float));
-    for (; i < n; ++i) {
-        least[i] = x[i] < least[i] ? x[i] : least[i];
-        greatest[i] = x[i] > greatest[i] ? x[i] : greatest[i];
+    for (int r = 0; r < rows && i < n; ++r) {
+        float rest[LANES] = {0.0f};
+        memcpy(rest, x + r * step + (ptrdiff_t)i, (n - i) * sizeof(float));
+        most = lanes_most(lanes_magnitude(lanes_load(rest)), most);
+        for (size_t j = i; j < n; ++j) {
+            least[j] = rest[j - i] < least[j] ? rest[j - i] : least[j];
+            greatest[j] = rest[j - i] > greatest[j] ? rest[j - i] : greatest[j];
+        }
     }
-    return lanes_not_finite(lanes_most(lanes_magnitude(lanes_load(rest)), most));
+    return most;
+}
+
+static int affine_extremes_each(const float *x, ptrdiff_t step, size_t rows, size_t n, float *least, float *greatest)
+{
+    lanes most = lanes_set(0.0f);
+    for (; rows >= 4; rows -= 4, x += 4 * step) most = extremes_of_rows(x, step, 4, n, least, greatest, most);
+    for (; rows; --rows, x += step) most = extremes_of_rows(x, step, 1, n, least, greatest, most);
+    return lanes_not_finite(most);
 }
 
 HYP_INLINE float magnitude_of(float f)
@@ -203,6 +220,7 @@ static void affine_inverses(const float *scales, size_t n, float *inverse)
 HYP_INLINE lanes each_values(const float *x, const float *inverse, const float *zeros, float high, lanes *most)
 {
     const lanes v = lanes_load(x), scaled = lanes_mul(v, lanes_load(inverse));
+    lanes_ahead(x);
     *most = lanes_most(lanes_magnitude(v), *most);
     return lanes_min(lanes_set(high), lanes_add(scaled, zeros ? lanes_load(zeros) : lanes_set(0.0f)));
 }
@@ -305,34 +323,50 @@ static int affine_range_groups(const float *x, size_t n, size_t g, int bits, int
 
 /* ---- Values --------------------------------------------------------------------------------------------------------------- */
 
-HYP_INLINE void values_body(const int8_t *HYP_RESTRICT q, size_t n, float scale, float zero, float *HYP_RESTRICT x)
+/* Values of n codes from an even place on, bytes or packed nibbles: 32 at a time. With `each` scales and zeros belong to the values,
+ * else the first ones to all of them; without zeros they are 0. */
+HYP_INLINE void values_body(const uint8_t *q, int packed, size_t n, int each, const float *scales, const float *zeros, float *x)
 {
+    const lanes scale = lanes_set(*scales), zero = lanes_set(zeros ? *zeros : 0.0f);
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        lanes_store(x + i, lanes_mul(lanes_sub(lanes_from_bytes(q + i), lanes_set(zero)), lanes_set(scale)));
-    for (; i < n; ++i) x[i] = ((float)q[i] - zero) * scale;
-}
-
-HYP_INLINE void values_groups_body(const int8_t *q, size_t n, size_t g, const float *scales, const float *zeros, float *x)
-{
-    size_t at = 0;
-    for (; at + g <= n; at += g, ++scales, zeros += zeros != NULL) values_body(q + at, g, *scales, zeros ? *zeros : 0.0f, x + at);
-    if (at < n) values_body(q + at, n - at, *scales, zeros ? *zeros : 0.0f, x + at);
-}
-
-static void affine_values(const int8_t *q, size_t n, size_t g, const float *scales, const float *zeros, float *x)
-{
-    switch (g) {
-    case 32: values_groups_body(q, n, 32, scales, zeros, x); return;
-    case 64: values_groups_body(q, n, 64, scales, zeros, x); return;
-    case 128: values_groups_body(q, n, 128, scales, zeros, x); return;
-    default: values_groups_body(q, n, g, scales, zeros, x);
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        lanes v[2];
+        if (packed) lanes_from_nibbles(q + i / 2, v);
+        else for (int j = 0; j < 2; ++j) v[j] = lanes_from_bytes((const int8_t *)q + i + j * LANES);
+        for (size_t j = 0, at = i; j < 2; ++j, at += LANES) {
+            const lanes shifted = lanes_sub(v[j], each && zeros ? lanes_load(zeros + at) : zero);
+            lanes_store(x + at, lanes_mul(shifted, each ? lanes_load(scales + at) : scale));
+        }
+    }
+    for (; i < n; ++i) {
+        const size_t at = each ? i : 0;
+        const int nibble = packed ? (q[i / 2] >> (i % 2 * 4) & 15) : 0, code = packed ? (nibble ^ 8) - 8 : (int8_t)q[i];
+        x[i] = ((float)code - (zeros ? zeros[at] : 0.0f)) * scales[at];
     }
 }
 
-static void affine_values_each(const int8_t *q, size_t n, const float *scales, const float *zeros, float *x)
+HYP_INLINE void values_groups_body(const uint8_t *q, int packed, size_t n, size_t g, const float *scales, const float *zeros, float *x)
 {
-    for (size_t i = 0; i < n; ++i) x[i] = ((float)q[i] - (zeros ? zeros[i] : 0.0f)) * scales[i];
+    for (size_t at = 0; at < n; at += g, ++scales, zeros += zeros != NULL)
+        values_body(q + (packed ? at / 2 : at), packed, n - at < g ? n - at : g, 0, scales, zeros, x + at);
+}
+
+static void affine_values(const uint8_t *q, int packed, size_t n, size_t g, const float *scales, const float *zeros, float *x)
+{
+#define HYP_CALL(size, nibbles) if (g == (size) && packed == (nibbles)) { values_groups_body(q, nibbles, n, size, scales, zeros, x); return; }
+    HYP_CALL(32, 0)
+    HYP_CALL(32, 1)
+    HYP_CALL(64, 0)
+    HYP_CALL(64, 1)
+#undef HYP_CALL
+    if (packed) values_groups_body(q, 1, n, g, scales, zeros, x);
+    else values_groups_body(q, 0, n, g, scales, zeros, x);
+}
+
+static void affine_values_each(const uint8_t *q, int packed, size_t n, const float *scales, const float *zeros, float *x)
+{
+    if (packed) values_body(q, 1, n, 1, scales, zeros, x);
+    else values_body(q, 0, n, 1, scales, zeros, x);
 }
 
 /* ---- Nibbles: the low one first, two's complement --------------------------------------------------------------------- */

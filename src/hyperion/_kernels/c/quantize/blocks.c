@@ -43,19 +43,9 @@ static float quantize_blocks(const block_run *run, const float *x, size_t blocks
     return most;
 }
 
-static void block_task(block_run *run, size_t item, int quantize, float *buffer)
+static void quantize_row(block_run *run, const float *x, size_t blocks, uint8_t *at)
 {
-    const hyp_array *x = run->x;
-    const size_t row = item / run->cut.pieces, i = item % run->cut.pieces * run->cut.piece;
-    const size_t n = smaller(run->cut.piece, x->n[2] - i), blocks = n / run->length, o = row / x->n[1], k = row % x->n[1];
-    uint8_t *at = run->blocks + (row * (x->n[2] / run->length) + i / run->length) * run->bytes;
-    if (!quantize) {
-        float *target = target_run(x, o, k, i, buffer);
-        run->kernels->floats[run->type](at, blocks, target);
-        store_run(run->kernels, x, o, k, i, n, target);
-        return;
-    }
-    const float *values = load_run(run->kernels, x, o, k, i, n, buffer), most = quantize_blocks(run, values, blocks, at);
+    const float most = quantize_blocks(run, x, blocks, at);
     if (!(most <= FLT_MAX)) {
         run->failed = HYP_NOT_FINITE;
         return;
@@ -66,20 +56,41 @@ static void block_task(block_run *run, size_t item, int quantize, float *buffer)
         run->failed = HYP_SCALE_OVERFLOW;
 }
 
+static uint8_t *blocks_of(const block_run *run, const piece *p)
+{
+    return run->blocks + ((p->o * run->x->n[1] + p->k) * (run->x->n[2] / run->length) + p->begin / run->length) * run->bytes;
+}
+
 static void blocks_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     block_run *run = arg;
-    float buffer[STAGE];
+    float buffer[TILE];
     (void)worker;
-    for (; begin < end && !run->failed; ++begin) block_task(run, begin, 1, buffer);
+    for (; begin < end && !run->failed; ++begin) {
+        piece p = piece_at(&run->cut, run->x, begin);
+        const size_t n = p.end - p.begin;
+        const float *x = buffer;
+        if (run->cut.turned) load_turned(run->kernels, run->x, p.o, p.k, p.begin, p.rows, n, buffer);
+        else x = load_run(run->kernels, run->x, p.o, p.k, p.begin, n, buffer);
+        for (size_t r = 0; r < p.rows; ++r, x += n + PITCH, piece_down(&run->cut, &p)) quantize_row(run, x, n / run->length, blocks_of(run, &p));
+    }
 }
 
 static void floats_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     block_run *run = arg;
-    float buffer[STAGE];
+    float buffer[TILE];
     (void)worker;
-    for (; begin < end; ++begin) block_task(run, begin, 0, buffer);
+    for (; begin < end; ++begin) {
+        const piece top = piece_at(&run->cut, run->x, begin);
+        const size_t n = top.end - top.begin;
+        piece p = top;
+        float *target = run->cut.turned ? buffer : target_run(run->x, p.o, p.k, p.begin, buffer), *x = target;
+        for (size_t r = 0; r < p.rows; ++r, x += n + PITCH, piece_down(&run->cut, &p))
+            run->kernels->floats[run->type](blocks_of(run, &p), n / run->length, x);
+        if (run->cut.turned) store_turned(run->kernels, run->x, top.o, top.k, top.begin, top.rows, n, buffer);
+        else store_run(run->kernels, run->x, top.o, top.k, top.begin, n, target);
+    }
 }
 
 static int run_blocks(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, int type, const hyp_array *x, uint8_t *blocks,
@@ -89,7 +100,7 @@ static int run_blocks(const hyp_table *t, const hyp_threads_api *api, hyp_team *
     run.length = hyp_block_len(type), run.bytes = hyp_block_bytes(type);
     if (run.length == 0 || x->n[2] % run.length != 0 || !t->quantize.floats[type]) return HYP_ERROR_ARGUMENT;
     run.kernels = &t->quantize, run.x = x, run.blocks = blocks, run.type = type, run.failed = HYP_OK;
-    run.cut = cut_rows(x->n[0] * x->n[1], x->n[2], run.length);
+    run.cut = cut_array(x, run.length);
     /* A search takes some 20 ns a value: smaller tasks, and an answer to signals in time */
     if (t->quantize.searched[type] && task == blocks_task) run.cut.grain = run.cut.grain > 4 ? run.cut.grain / 4 : 1;
     else run.cut.grain = long_grain(api, team, run.cut.total, run.cut.grain);

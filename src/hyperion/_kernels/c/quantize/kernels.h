@@ -13,6 +13,7 @@
 #include "quantize/ranges.h"
 
 #include "quantize/convert.h"
+#include "quantize/turn.h"
 #include "quantize/legacy.h"
 #include "quantize/search.h"
 
@@ -51,6 +52,7 @@ static void fill_quantize(hyp_table *t)
     t->search.fit = affine_fit_each, t->search.hqq = affine_hqq_each;
     k->load_f16 = load_f16, k->load_bf16 = load_bf16, k->load_f64 = load_f64;
     k->store_f16 = store_f16, k->store_bf16 = store_bf16, k->store_f64 = store_f64;
+    k->turn = turn;
     k->extremes = affine_extremes, k->extremes_each = affine_extremes_each;
     k->range = affine_range;
     k->range_groups = affine_range_groups;

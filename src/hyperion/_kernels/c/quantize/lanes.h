@@ -26,6 +26,8 @@ HYP_INLINE int32_t bits_of(float f)
 #if defined(HYP_QUANTIZE_AVX2) || defined(HYP_QUANTIZE_AVX512)
 #include <immintrin.h>
 
+HYP_INLINE void lanes_fetch(const float *x, ptrdiff_t bytes) { _mm_prefetch((const char *)((uintptr_t)x + (uintptr_t)bytes), _MM_HINT_T0); }
+
 /* The order of every sum: eight on eight, four on four, two on two, one on one. */
 HYP_INLINE float sum_of_8(__m256 v)
 {
@@ -47,13 +49,16 @@ HYP_INLINE float greatest_of_8(__m256 v)
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+#else
+HYP_INLINE void lanes_fetch(const float *x, ptrdiff_t bytes) { (void)x, (void)bytes; }
 #endif
+
+HYP_INLINE void lanes_ahead(const float *x) { lanes_fetch(x, AHEAD); }
 
 #if defined(HYP_QUANTIZE_AVX512)
 
 typedef __m512 lanes;
 
-HYP_INLINE void lanes_ahead(const float *x) { _mm_prefetch((const char *)((uintptr_t)x + AHEAD), _MM_HINT_T0); }
 HYP_INLINE lanes lanes_load(const float *x) { return _mm512_loadu_ps(x); }
 HYP_INLINE void lanes_store(float *x, lanes a) { _mm512_storeu_ps(x, a); }
 HYP_INLINE lanes lanes_set(float f) { return _mm512_set1_ps(f); }
@@ -126,6 +131,15 @@ HYP_INLINE lanes lanes_from_bytes(const int8_t *q)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)q)));
 }
+/* 32 codes of four bits: a byte's low one first. Its nibbles come into bytes of their own, which choose from the sixteen values. */
+HYP_INLINE void lanes_from_nibbles(const uint8_t *p, lanes v[2])
+{
+    const __m256i pairs = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+    const __m256i q = _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)), _mm256_set1_epi8(15));
+    const lanes values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+    v[0] = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm256_castsi256_si128(q)), values);
+    v[1] = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm256_extracti128_si256(q, 1)), values);
+}
 HYP_INLINE lanes lanes_least_or_0(lanes a, lanes least) /* what is below `least` becomes 0 */
 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, least, _CMP_NLT_UQ), a);
@@ -146,7 +160,6 @@ HYP_INLINE lanes lanes_of(__m256 a, __m256 b)
     const lanes v = {a, b};
     return v;
 }
-HYP_INLINE void lanes_ahead(const float *x) { _mm_prefetch((const char *)((uintptr_t)x + AHEAD), _MM_HINT_T0); }
 HYP_INLINE lanes lanes_load(const float *x) { return lanes_of(_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)); }
 HYP_INLINE void lanes_store(float *x, lanes v)
 {
@@ -257,6 +270,14 @@ HYP_INLINE lanes lanes_from_bytes(const int8_t *q)
     const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)q);
     return lanes_of(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))));
 }
+HYP_INLINE void lanes_from_nibbles(const uint8_t *p, lanes v[2]) /* 32 codes of four bits: a byte's low one first */
+{
+    const __m256i pairs = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p)), sign = _mm256_set1_epi8(8);
+    const __m256i q = _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi16(pairs, 4)), _mm256_set1_epi8(15));
+    int8_t codes[2 * LANES];
+    _mm256_storeu_si256((__m256i *)(void *)codes, _mm256_sub_epi8(_mm256_xor_si256(q, sign), sign));
+    v[0] = lanes_from_bytes(codes), v[1] = lanes_from_bytes(codes + LANES);
+}
 HYP_INLINE float lanes_sum(lanes v) { return sum_of_8(_mm256_add_ps(v.a, v.b)); }
 HYP_INLINE float lanes_least(lanes v) { return least_of_8(_mm256_min_ps(v.a, v.b)); }
 HYP_INLINE float lanes_greatest(lanes v) { return greatest_of_8(_mm256_max_ps(v.a, v.b)); }
@@ -290,7 +311,6 @@ HYP_LANES(lanes_magnitude, (lanes a), float_of(bits_of(a.v[i]) & 0x7fffffff))
 HYP_LANES(lanes_least_or_0, (lanes a, lanes least), a.v[i] < least.v[i] ? 0.0f : a.v[i]) /* what is below `least` becomes 0 */
 HYP_LANES(lanes_most, (lanes a, lanes b), bits_of(a.v[i]) > bits_of(b.v[i]) ? a.v[i] : b.v[i])
 #undef HYP_LANES
-HYP_INLINE void lanes_ahead(const float *x) { (void)x; }
 HYP_INLINE void lanes_store(float *x, lanes a) { memcpy(x, a.v, sizeof a.v); }
 HYP_INLINE void lanes_bytes(lanes a, void *dst)
 {
@@ -324,6 +344,10 @@ HYP_INLINE uint32_t lanes_fifths(lanes low, lanes high)
 HYP_INLINE void lanes_halves(lanes a, uint16_t h[LANES])
 {
     for (int i = 0; i < LANES; ++i) h[i] = hyp_float_to_half(a.v[i]);
+}
+HYP_INLINE void lanes_from_nibbles(const uint8_t *p, lanes v[2]) /* 32 codes of four bits: a byte's low one first */
+{
+    for (int i = 0; i < 2 * LANES; ++i) v[i / LANES].v[i % LANES] = (float)(((p[i / 2] >> (i % 2 * 4) & 15) ^ 8) - 8);
 }
 HYP_INLINE int lanes_not_finite(lanes a)
 {

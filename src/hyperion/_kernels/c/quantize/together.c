@@ -106,7 +106,7 @@ static int range_all(sixteen *g, float *least, float *greatest)
     for (size_t j = 0; j < LANES; ++j) least[j] = FLT_MAX, greatest[j] = -FLT_MAX;
     for (size_t i = 0, n; i < g->run->values; i += n) {
         const float *x = some_of(g, i, &n);
-        for (size_t r = 0; r < n; ++r) bad |= g->run->t->quantize.extremes_each(x + r * LANES, LANES, least, greatest);
+        bad |= g->run->t->quantize.extremes_each(x, LANES, n, LANES, least, greatest);
     }
     return bad;
 }

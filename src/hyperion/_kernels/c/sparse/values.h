@@ -29,7 +29,7 @@ HYP_INLINE const float *hyp_sparse_values(const hyp_quantize_kernels *k, const h
         size_t n = end - begin;
         if (inside && n > c->group - inside) n = c->group - inside;
         const size_t g = inside || n < c->group ? n : c->group;
-        k->values(q, n, g, c->scales + group, c->zeros ? c->zeros + group : NULL, to);
+        k->values((const uint8_t *)q, 0, n, g, c->scales + group, c->zeros ? c->zeros + group : NULL, to);
         q += n, to += n, begin += n;
     }
     return x;
