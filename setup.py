@@ -28,7 +28,7 @@ if (
     sys.platform == "darwin"
 ):  # a universal2 Python would compile for both processors, and neither knows the other's flags
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
-ALSO = {"blocks": ["pool"], "nn": ["matmul"], "quantize": ["quant"], "stream": ["quant"]}
+ALSO = {"blocks": ["pool"], "nn": ["matmul", "quant"], "quantize": ["quant"], "stream": ["quant"]}
 
 GNU = [
     "-O3",

@@ -1,7 +1,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from hyperion._kernels.dispatch cimport hyp_table
-from hyperion._kernels.stream cimport Ring
+from hyperion._kernels.stream cimport Ring, hyp_taken
 from hyperion._kernels.threads cimport Team, hyp_team, hyp_threads_api
 
 
@@ -22,7 +22,7 @@ cdef extern from "nn/block.h" nogil:
 
     ctypedef struct hyp_source:
         void *self
-        int (*acquire)(void *, size_t, const uint8_t **) noexcept nogil
+        int (*acquire)(void *, size_t, hyp_taken *) noexcept nogil
         void (*release)(void *, size_t) noexcept nogil
 
     ctypedef struct hyp_piece:

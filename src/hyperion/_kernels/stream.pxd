@@ -64,12 +64,16 @@ cdef extern from "stream/ring.h" nogil:
         double read_seconds, wait_seconds, direct_rate, evicted_rate, buffered_rate
         int settled
 
+    ctypedef struct hyp_taken:
+        const uint8_t *panels
+        uint8_t *rows
+
     hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
-                              size_t readers, int io)
+                              size_t readers, size_t workers, int io)
     void hyp_ring_destroy(hyp_ring *ring)
-    size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t readers)
+    size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t workers)
     void hyp_ring_set_poll(hyp_ring *ring, int (*poll)(void *) noexcept nogil, void *arg)
-    int hyp_ring_acquire(void *self, size_t piece, const uint8_t **panels)
+    int hyp_ring_acquire(void *self, size_t piece, hyp_taken *taken)
     void hyp_ring_release(void *self, size_t piece)
     void hyp_ring_restart(hyp_ring *ring)
     int hyp_ring_seek(hyp_ring *ring, size_t piece)
@@ -99,7 +103,7 @@ cdef class Ring:
     cdef list files, sums, offsets
     cdef tuple names
     # what a hyp_source calls, with `c` as its self
-    cdef int (*acquire)(void *, size_t, const uint8_t **) noexcept nogil
+    cdef int (*acquire)(void *, size_t, hyp_taken *) noexcept nogil
     cdef void (*release)(void *, size_t) noexcept nogil
     cpdef int seek(self, size_t piece) except -1
     cpdef int raise_failure(self) except -1

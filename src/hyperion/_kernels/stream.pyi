@@ -33,7 +33,7 @@ class Ring:
     """Reader threads that keep the pieces of a schedule coming."""
 
     def __new__(
-        cls, pieces: Sequence[_Piece], memory: Buffer, slots: int, slot_bytes: int, readers: int = 2, io: str = "auto"
+        cls, pieces: Sequence[_Piece], memory: Buffer, slots: int, slot_bytes: int, readers: int = 2, io: str = "auto", workers: int = 1
     ) -> Self: ...
     @property
     def slots(self) -> int: ...

@@ -203,10 +203,11 @@ cdef class Ring:
         In the order in which a pass uses them; see c/stream/ring.h. `sums` has a checksum for each panel, or is None; so are
         `offsets` where panels are not sparse.
     memory : buffer
-        slots * slot_bytes bytes, and for each reader those of the largest panel that is packed; aligned to 4096.
+        slots * slot_bytes bytes, and for each of the `workers` that multiply three of the largest panel that has to be packed;
+        aligned to 4096.
     """
 
-    def __cinit__(self, pieces, memory, size_t slots, size_t slot_bytes, size_t readers=2, str io="auto"):
+    def __cinit__(self, pieces, memory, size_t slots, size_t slot_bytes, size_t readers=2, str io="auto", size_t workers=1):
         cdef uint8_t[::1] view = memory
         cdef size_t i
         cdef File file
@@ -231,10 +232,10 @@ cdef class Ring:
                 raise InvalidArgumentError(f"piece {i} ({name}) does not fit a slot of {slot_bytes} bytes at {at}")
             if chunk != (self.pieces[i - 1].chunk if i else 0) and (i == 0 or chunk != self.pieces[i - 1].chunk + 1):
                 raise InvalidArgumentError(f"piece {i} ({name}) is of chunk {chunk}, out of order")
-        need = hyp_ring_bytes(self.pieces, self.n, slots, slot_bytes, readers)
+        need = hyp_ring_bytes(self.pieces, self.n, slots, slot_bytes, workers)
         if <size_t>view.shape[0] < need:
-            raise InvalidArgumentError(f"a ring of {slots} slots and {readers} readers takes {need} bytes, not {view.shape[0]}")
-        self.c = hyp_ring_create(self.pieces, self.n, &view[0], slots, slot_bytes, readers, IO_MODES[io])
+            raise InvalidArgumentError(f"a ring of {slots} slots for {workers} workers takes {need} bytes, not {view.shape[0]}")
+        self.c = hyp_ring_create(self.pieces, self.n, &view[0], slots, slot_bytes, readers, workers, IO_MODES[io])
         if self.c is NULL:
             raise HyperionMemoryError("no memory for the ring")
         self.acquire, self.release = hyp_ring_acquire, hyp_ring_release
@@ -263,11 +264,11 @@ cdef class Ring:
         """
         cdef double end = hyp_seconds() + seconds
         cdef size_t piece = hyp_ring_position(self.c)
-        cdef const uint8_t *panels
+        cdef hyp_taken taken
         cdef int status = HYP_OK
         with nogil:
             while status == HYP_OK and hyp_seconds() < end:
-                status = hyp_ring_acquire(self.c, piece, &panels)
+                status = hyp_ring_acquire(self.c, piece, &taken)
                 if status == HYP_OK:
                     hyp_ring_release(self.c, piece)
                     piece = piece + 1 if piece + 1 < self.n else 0

@@ -140,6 +140,7 @@ class Transformer:
             kv=lambda n: self.config.layers * self.shape.kv_bytes(n),
             scratch=self._pass_bytes,
             logits=self.workspace.logits_bytes,
+            workers=self.threads,
         )
         self.plan = make_plan(self._sizes, limit, self.context_length)
         later = {"sampling": self._sizes.fixed["sampling"]}  # when the peak of making the tokenizer is over
@@ -171,7 +172,8 @@ class Transformer:
     def _open_weights(self, progress: Callable[[int, int], None] | None) -> None:
         """Pin and schedule the container's weights as the plan says."""
         self._weights = ModelWeights(
-            self.container, self._tensors, self.config, self.shape, self._sizes.layers, self.plan, self.budget, self._io, progress
+            self.container, self._tensors, self.config, self.shape, self._sizes.layers, self.plan, self.budget, self._io, progress,
+            self.threads,
         )
         self.runtime.set_source(self._weights.ring)
         self._frequencies = rope_frequencies(self.config, self._weights.rope_factors)

@@ -106,6 +106,8 @@ class ModelWeights:
         How many panels of every matrix are pinned.
     budget : MemoryBudget
         The model's ledger; every buffer is reserved there.
+    workers : int
+        Threads that multiply.
     """
 
     def __init__(
@@ -119,9 +121,10 @@ class ModelWeights:
         budget: MemoryBudget,
         io: str = "auto",
         progress: Progress | None = None,
+        workers: int = 1,
     ) -> None:
         self.container, self.tensors, self.config = container, tensors, config
-        self.shape, self.sizes, self.budget, self.io = shape, sizes, budget, io
+        self.shape, self.sizes, self.budget, self.io, self.workers = shape, sizes, budget, io, workers
         self.files = {path: File(path, direct=io in ("auto", "direct")) for path in {t.path for t in tensors.values()}}
         self._check_sizes()
         self.pinned = [_Pinned(None, tuple(0 for _ in layer.matrices)) for layer in sizes]
@@ -361,7 +364,7 @@ class ModelWeights:
         self._note_uses(layers)
         if schedule.pieces:
             self._ring_buffer = allocate(self.budget, "stream ring", plan.items["stream ring"])
-            self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, plan.readers, self.io)
+            self.ring = Ring(schedule.pieces, self._ring_buffer, plan.slots, plan.slot_bytes, plan.readers, self.io, self.workers)
         if plan.embedding_pinned:
             name, rows, cols = self.config.embedding
             source: Any = self.pinned[-1].view if self.config.tied else _view(self._embedding_buffer)

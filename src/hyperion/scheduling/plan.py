@@ -117,7 +117,7 @@ class ModelSizes:
     """All that a plan needs to know of a model.
 
     fixed: bytes by owner that are needed whatever the plan; opening: bytes that are needed for a while before anything
-    else is there; embedding: bytes of an embedding that is not the output matrix (0 where they are tied); kv, scratch and
+    else is there; workers: threads that multiply; embedding: bytes of an embedding that is not the output matrix (0 where they are tied); kv, scratch and
     logits: bytes for a number of positions, of tokens in a pass, and of rows of logits.
     """
 
@@ -128,6 +128,7 @@ class ModelSizes:
     scratch: Callable[[int], int]
     logits: Callable[[int], int]
     opening: int = 0
+    workers: int = 1
 
     @property
     def weights(self) -> int:
@@ -168,7 +169,7 @@ class MemoryPlan:
 
     @property
     def readers(self) -> int:
-        """Threads that fill the ring: while some read, others pack."""
+        """Threads that fill the ring: several reads are in flight while others wait for their slot."""
         return self.slots // 2 + 1 if self.slots else 0
 
     @property
@@ -242,7 +243,7 @@ def _assemble(sizes: ModelSizes, budget: int, context: int, chunk: int, rows: in
             for layer, panels in zip(sizes.layers, fields["pinned"], strict=True)
         ),
         "embedding": _pages(sizes.embedding) if fields["embedding_pinned"] else 0,
-        "stream ring": _pages(plan.slots * plan.slot_bytes + plan.readers * _largest_panel(sizes)),
+        "stream ring": _pages(plan.slots * plan.slot_bytes + (_packing_bytes(sizes) if plan.slots else 0)),
         "kv cache": _pages(sizes.kv(context)),
         "activations": _pages(sizes.scratch(chunk)),
         "logits": _pages(sizes.logits(rows)),
@@ -285,6 +286,11 @@ def _resident(sizes: ModelSizes, budget: int, context: int, batch: int) -> Memor
 
 def _largest_panel(sizes: ModelSizes) -> int:
     return max(m.panel_bytes for layer in sizes.layers for m in layer.matrices)
+
+
+def _packing_bytes(sizes: ModelSizes) -> int:
+    """What the threads that multiply pack streamed rows in: a panel's rows and two panels each."""
+    return sizes.workers * _round_up(3 * _largest_panel(sizes), 64)
 
 
 def _ring(sizes: ModelSizes, nbytes: int) -> dict[str, Any]:

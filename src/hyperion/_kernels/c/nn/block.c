@@ -1,5 +1,7 @@
 #include "nn/block.h"
 
+#include "nn/rows.h"
+
 enum { QUERY_TOKENS = 16 }; /* tokens of a sequence that attend together: they share each key and value load */
 
 HYP_INLINE size_t round64(size_t n) { return (n + 63) & ~(size_t)63; }
@@ -67,14 +69,15 @@ static int multiply(const hyp_runtime *rt, const hyp_matrix *const *w, float *co
     int status = pinned ? hyp_linear(rt->table, rt->threads, rt->team, products, pinned, act, m) : HYP_OK;
     for (size_t i = 0; i < n && status == HYP_OK; i++) {
         for (size_t p = 0; p < w[i]->pieces && status == HYP_OK; p++) {
-            const uint8_t *panels;
-            status = rt->source.acquire(rt->source.self, w[i]->first_piece + p, &panels);
+            hyp_taken taken;
+            status = rt->source.acquire(rt->source.self, w[i]->first_piece + p, &taken);
             if (status != HYP_OK) break;
             const hyp_piece *piece = &w[i]->piece[p];
             const uint64_t *offsets = w[i]->offsets ? w[i]->offsets + piece->row / HYP_PANEL : NULL;
-            const hyp_weight part = {w[i]->type, piece->rows, w[i]->cols, panels, offsets};
+            const hyp_weight part = {w[i]->type, piece->rows, w[i]->cols, taken.panels, offsets};
             const hyp_product product = {&part, out[i] + piece->row, ldo[i]};
-            status = hyp_linear(rt->table, rt->threads, rt->team, &product, 1, act, m);
+            status = taken.panels ? hyp_linear(rt->table, rt->threads, rt->team, &product, 1, act, m)
+                                  : hyp_linear_rows(rt->table, rt->threads, rt->team, &product, &taken, act, m);
             rt->source.release(rt->source.self, w[i]->first_piece + p);
         }
     }

@@ -2,15 +2,8 @@
 #ifndef HYP_BLOCK_H
 #define HYP_BLOCK_H
 
+#include "common/source.h"
 #include "matmul/linear.h"
-
-/* Where the rows of a matrix that are not pinned come from: a piece is a run of packed panels, in execution order. */
-typedef struct {
-    void *self;
-    /* Wait for piece i and return its panels; HYP_OK, HYP_CANCELLED or an error that Python fetches from `self`. */
-    int (*acquire)(void *self, size_t piece, const uint8_t **panels);
-    void (*release)(void *self, size_t piece);
-} hyp_source;
 
 typedef struct {
     size_t row, rows; /* first row and number of rows; row is a multiple of HYP_PANEL */

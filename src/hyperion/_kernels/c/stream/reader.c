@@ -60,19 +60,22 @@ static int read_all(int fd, uint8_t *buffer, size_t n, size_t need, uint64_t off
     return done >= need ? HYP_OK : HYP_ERROR_IO;
 }
 
+static int check_rows(const hyp_extent *e, const uint8_t *raw, size_t rows, int *error)
+{
+    if (!e->check || hyp_find_nonfinite(e->type, raw, rows * (e->cols / hyp_block_len(e->type))) < 0) return HYP_OK;
+    *error = HYP_READ_NOT_FINITE;
+    return HYP_ERROR_IO;
+}
+
 /* Raw rows at raw become panels at dst <= raw; each panel's rows leave before anything is written over them. */
 static int pack_in_place(const hyp_extent *e, const uint8_t *raw, uint8_t *dst, uint8_t *temp, int *error)
 {
-    const size_t blocks = e->cols / hyp_block_len(e->type);
     const size_t row = hyp_row_bytes(e->type, e->cols), panel = HYP_PANEL * row;
     for (size_t r = 0; r < e->rows; r += HYP_PANEL) {
         const size_t rows = e->rows - r < HYP_PANEL ? e->rows - r : HYP_PANEL;
         memcpy(temp, raw + r * row, rows * row);
-        if (e->check && hyp_find_nonfinite(e->type, temp, rows * blocks) >= 0) {
-            *error = HYP_READ_NOT_FINITE;
-            return HYP_ERROR_IO;
-        }
-        const int status = hyp_pack_panel(e->type, temp, row, rows, e->cols, dst + r / HYP_PANEL * panel);
+        int status = check_rows(e, temp, rows, error);
+        if (status == HYP_OK) status = hyp_pack_panel(e->type, temp, row, rows, e->cols, dst + r / HYP_PANEL * panel);
         if (status != HYP_OK) return status;
     }
     return HYP_OK;
@@ -143,7 +146,7 @@ int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *t
     stats->bytes_read = whole;
     stats->seconds = hyp_seconds() - start;
     if (status != HYP_OK) return status;
-    *panels = e->packed ? buffer + shift : buffer;
-    if (!e->packed) return pack_in_place(e, buffer + shift, buffer, temp, error);
+    *panels = e->packed || !temp ? buffer + shift : buffer;
+    if (!e->packed) return temp ? pack_in_place(e, buffer + shift, buffer, temp, error) : check_rows(e, *panels, e->rows, error);
     return e->check ? check_panels(e, *panels, error) : HYP_OK;
 }

@@ -35,8 +35,8 @@ size_t hyp_extent_panel_bytes(const hyp_extent *e);
 /* Bytes of buffer that a read of so many bytes of panels needs: with slack for a direct read's alignment. */
 size_t hyp_extent_buffer_bytes(size_t panel_bytes);
 
-/* Read and pack. buffer is 4096-aligned for direct reads; temp has a panel's bytes. *panels is where the panels start (in
- * buffer). On failure *error is errno, 0 where the file ended early, or one of these. */
+/* Read and pack. buffer is 4096-aligned for direct reads; temp has a panel's bytes, or is NULL: then rows stay as they are.
+ * *panels is where the panels, or rows, start (in buffer). On failure *error is errno, 0 where the file ended early, or one of these. */
 enum { HYP_READ_CHANGED = -1, HYP_READ_NOT_FINITE = -2, HYP_READ_DAMAGED = -3, HYP_READ_UNSOUND = -4 };
 int hyp_extent_read(const hyp_extent *e, int direct, uint8_t *buffer, uint8_t *temp, const uint8_t **panels,
                     hyp_read_stats *stats, int *error);

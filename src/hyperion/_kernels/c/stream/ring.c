@@ -18,14 +18,13 @@ typedef struct {
     hyp_ring *ring;
     size_t index;
     hyp_thread thread;
-    uint8_t *temp;
 } reader;
 
 struct hyp_ring {
     const hyp_ring_piece *pieces;
     size_t n, chunks;
     size_t *first; /* [chunks + 1]: first piece of each chunk */
-    const uint8_t **panels; /* [n] */
+    const uint8_t **panels; /* [n]: or rows */
     uint8_t *memory, *temp;
     size_t temp_bytes, slots, slot_bytes, readers, window;
     slot_state *slot;
@@ -48,21 +47,21 @@ struct hyp_ring {
     hyp_ring_stats stats;
 };
 
-/* Bytes that a reader needs to pack in place; files of panels need none, and one byte is asked for all the same. */
-static size_t largest_panel(const hyp_ring_piece *pieces, size_t n)
+/* Bytes that a worker needs to pack in; none for files of panels. */
+static size_t temp_bytes(const hyp_ring_piece *pieces, size_t n)
 {
-    size_t most = 1;
+    size_t most = 0;
     for (size_t i = 0; i < n; i++) {
         if (pieces[i].extent.packed) continue;
         const size_t bytes = hyp_panel_bytes(pieces[i].extent.type, pieces[i].extent.cols);
         most = bytes > most ? bytes : most;
     }
-    return most;
+    return ((1 + HYP_PACKED_TOGETHER) * most + 63) / 64 * 64;
 }
 
-size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t readers)
+size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t workers)
 {
-    return slots * slot_bytes + readers * largest_panel(pieces, n);
+    return slots * slot_bytes + workers * temp_bytes(pieces, n);
 }
 
 static int any_direct(const hyp_ring_piece *pieces, size_t n)
@@ -73,9 +72,9 @@ static int any_direct(const hyp_ring_piece *pieces, size_t n)
 }
 
 hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
-                          size_t readers, int io)
+                          size_t readers, size_t workers, int io)
 {
-    if (n == 0 || slots == 0 || readers == 0) return NULL;
+    if (n == 0 || slots == 0 || readers == 0 || workers == 0) return NULL;
     hyp_ring *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->pieces = pieces, r->n = n, r->chunks = pieces[n - 1].chunk + 1;
@@ -88,7 +87,7 @@ hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memor
     hyp_choice_init(&r->choice, allowed, slot_bytes, slots);
     r->lag = 2 * (uint64_t)slots * slot_bytes;
     if (r->lag < LEAST_LAG) r->lag = LEAST_LAG;
-    r->temp_bytes = largest_panel(pieces, n);
+    r->temp_bytes = temp_bytes(pieces, n);
     r->first = calloc(r->chunks + 1, sizeof *r->first);
     r->panels = calloc(n, sizeof *r->panels);
     r->slot = calloc(slots, sizeof *r->slot);
@@ -118,7 +117,7 @@ static int file_changed(const hyp_file *file)
 static double active_seconds(const hyp_ring *r) { return r->active + (r->busy ? hyp_seconds() - r->active_since : 0); }
 
 /* Read every piece of a chunk into its slot. The lock is not held. */
-static int fill(hyp_ring *r, uint64_t chunk, size_t slot, int way, uint8_t *temp, int64_t *piece, int *error)
+static int fill(hyp_ring *r, uint64_t chunk, size_t slot, int way, int64_t *piece, int *error)
 {
     const size_t c = (size_t)(chunk % r->chunks);
     for (size_t i = r->first[c]; i < r->first[c + 1]; i++) {
@@ -132,7 +131,7 @@ static int fill(hyp_ring *r, uint64_t chunk, size_t slot, int way, uint8_t *temp
         hyp_extent extent = p->extent;
         extent.check = chunk < r->chunks; /* the file is checked for changes, so once is enough */
         if (way == HYP_READ_EVICTED) hyp_evict(buffer, hyp_extent_buffer_bytes(hyp_extent_panel_bytes(&extent)));
-        const int status = hyp_extent_read(&extent, direct, buffer, temp, &r->panels[i], &s, error);
+        const int status = hyp_extent_read(&extent, direct, buffer, NULL, &r->panels[i], &s, error);
         if (status != HYP_OK) return status;
         if (!direct) hyp_drop_behind(&p->extent, r->lag);
         hyp_lock(&r->lock);
@@ -165,7 +164,7 @@ static HYP_THREAD_RESULT read_on(void *arg)
         if (turn) hyp_drop_cache(r->pieces[r->first[chunk % r->chunks]].extent.file->buffered, 0, 0);
         int64_t piece = 0;
         int error = 0;
-        const int status = fill(r, chunk, slot, way, self->temp, &piece, &error);
+        const int status = fill(r, chunk, slot, way, &piece, &error);
         hyp_lock(&r->lock);
         if (--r->busy == 0) r->active += hyp_seconds() - r->active_since;
         if (status == HYP_OK) {
@@ -197,7 +196,7 @@ static int ensure_started(hyp_ring *r)
     r->started = 0;
     size_t running = 0;
     for (; running < r->readers; running++) {
-        r->reader[running] = (reader){r, running, r->reader[running].thread, r->temp + running * r->temp_bytes};
+        r->reader[running] = (reader){r, running, r->reader[running].thread};
         if (hyp_thread_start(&r->reader[running].thread, read_on, &r->reader[running]) != HYP_OK) break;
     }
     if (running == 0) return HYP_ERROR_MEMORY;
@@ -224,7 +223,7 @@ void hyp_ring_destroy(hyp_ring *r)
 
 /* ---- the consumer -------------------------------------------------------------------------------------------------- */
 
-int hyp_ring_acquire(void *self, size_t piece, const uint8_t **panels)
+int hyp_ring_acquire(void *self, size_t piece, hyp_taken *taken)
 {
     hyp_ring *r = self;
     if (piece >= r->n || piece != r->expected) return HYP_ERROR_RUNTIME;
@@ -253,7 +252,11 @@ int hyp_ring_acquire(void *self, size_t piece, const uint8_t **panels)
         }
         r->stats.wait_seconds += hyp_seconds() - start;
     }
-    if (status == HYP_OK) *panels = r->panels[piece];
+    if (status == HYP_OK) {
+        const uint8_t *const data = r->panels[piece];
+        const int packed = r->pieces[piece].extent.packed;
+        *taken = (hyp_taken){packed ? data : NULL, packed ? NULL : (uint8_t *)data, r->temp, r->temp_bytes};
+    }
     hyp_unlock(&r->lock);
     return status;
 }
@@ -301,8 +304,8 @@ int hyp_ring_seek(hyp_ring *r, size_t piece)
     if (status != HYP_OK) return status;
     go_to(r, r->pieces[piece].chunk);
     for (size_t i = r->first[r->pieces[piece].chunk]; i < piece; i++) { /* they share the piece's slot */
-        const uint8_t *panels;
-        status = hyp_ring_acquire(r, i, &panels);
+        hyp_taken taken;
+        status = hyp_ring_acquire(r, i, &taken);
         if (status != HYP_OK) return status;
         hyp_ring_release(r, i);
     }

@@ -1,10 +1,12 @@
 /* The ring: reader threads fill slots with the pieces of a schedule, over and over, in the order in which a forward pass
  * uses them; the pass takes pieces by number and gives them back. Reading goes on across the end of a pass, so the
- * first pieces of the next token are there when it starts. */
+ * first pieces of the next token are there when it starts. Readers do nothing but read: what the file holds as rows is packed by
+ * who multiplies with it. */
 #ifndef HYP_RING_H
 #define HYP_RING_H
 
 #include "common/os.h"
+#include "common/source.h"
 #include "stream/reader.h"
 
 typedef struct hyp_ring hyp_ring;
@@ -28,17 +30,17 @@ typedef struct {
 
 /* pieces and memory (hyp_ring_bytes, 4096-aligned) stay the caller's and must outlive the ring. NULL without memory. */
 hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
-                          size_t readers, int io);
+                          size_t readers, size_t workers, int io);
 void hyp_ring_destroy(hyp_ring *ring);
 
-/* Bytes of memory that a ring needs: its slots, and a panel for each reader to pack with. */
-size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t readers);
+/* Bytes of memory that a ring needs: its slots, and room for each worker of the pass to pack in. */
+size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t workers);
 
 /* Asked by a waiting consumer at least every 20 ms; nonzero ends the wait with HYP_CANCELLED. */
 void hyp_ring_set_poll(hyp_ring *ring, int (*poll)(void *), void *arg);
 
 /* The two functions of a hyp_source; self is the ring. Pieces must be taken in order. */
-int hyp_ring_acquire(void *self, size_t piece, const uint8_t **panels);
+int hyp_ring_acquire(void *self, size_t piece, hyp_taken *taken);
 void hyp_ring_release(void *self, size_t piece);
 
 /* Go back to the start of the schedule, after a pass that was not finished; reads under way are waited for. */
