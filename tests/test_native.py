@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import hyperion
+from hyperion import HyperionIOError
 from hyperion._kernels import stream
 from hyperion.formats import open_container
 from hyperion.formats.gguf import GGUFContainer
@@ -405,6 +407,18 @@ def test_a_spool_file_is_gone_when_it_is_discarded(tmp_path, monkeypatch, namele
     assert len(os.listdir(tmp_path)) == (0 if nameless else 1)
     file.discard()
     assert os.listdir(tmp_path) == []
+
+
+def test_an_error_of_a_nameless_file_names_its_folder(tmp_path, monkeypatch):
+    def failing(*args):
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    with SpoolFile(tmp_path) as file:
+        monkeypatch.setattr(os, "write", failing)
+        with pytest.raises(HyperionIOError, match=re.escape(str(tmp_path))):
+            file.write(b"x")
+        monkeypatch.undo()
+
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

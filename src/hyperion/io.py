@@ -226,7 +226,7 @@ class AtomicFile:
     def __init__(self, path: str | os.PathLike[str], size: int = 0) -> None:
         import shutil  # brings the compression libraries along: a process that only reads need not hold them
 
-        self.path = os.path.realpath(os.fsdecode(os.fspath(path)))
+        self.path = self._told = os.path.realpath(os.fsdecode(os.fspath(path)))  # the second is what errors name
         folder, name = os.path.split(self.path)
         with _telling("create", self.path):
             mode = _mode(self.path)
@@ -250,7 +250,7 @@ class AtomicFile:
     def write(self, data: Any) -> None:
         """Append all of a buffer."""
         view = memoryview(data).cast("B")
-        with _telling("write", self.path):
+        with _telling("write", self._told):
             while view.nbytes:
                 done = os.write(self._fd, view[:_STEP])
                 if done == 0:
@@ -259,7 +259,7 @@ class AtomicFile:
 
     def rewrite(self, data: bytes, offset: int = 0) -> None:
         """Replace bytes that were written before; the next :meth:`write` appends as if nothing had been."""
-        with _telling("write", self.path):
+        with _telling("write", self._told):
             end = os.lseek(self._fd, 0, os.SEEK_CUR)
             os.lseek(self._fd, offset, os.SEEK_SET)
             self.write(data)
@@ -267,7 +267,7 @@ class AtomicFile:
 
     def commit(self) -> None:
         """Make what was written durable and give it its name."""
-        with _telling("write", self.path):
+        with _telling("write", self._told):
             os.fsync(self._fd)
             fd, self._fd = self._fd, -1
             kept = -1 if self.temporary else os.dup(fd)  # what closing has to tell is told before the file has a name
@@ -335,6 +335,7 @@ class SpoolFile(AtomicFile):
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         super().__init__(os.path.join(os.fspath(folder), "hyperion"))
         self.path = self.temporary or f"/proc/self/fd/{self._fd}"
+        self._told = self.temporary or os.path.join(os.path.dirname(self._told), "(a temporary file)")
         self._committed = False
         self.discard = weakref.finalize(self, _discard, self._fd, self.temporary)
 
