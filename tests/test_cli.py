@@ -333,7 +333,7 @@ def test_run_takes_its_settings_from_a_file_and_options_win(capsys, tmp_path):
     ("text", "said"),
     [
         ("[GenerationConfig]\ntemprature = 1", "temprature"), ("[GenerationConfg]\nseed = 1", "GenerationConfg"), ("seed = 1", "seed"),
-        ("[load_model]\nbudget = 1", "budget"), ("[load_model]\npath = nowhere.gguf", "nowhere.gguf"), ("what", "line 1"),
+        ("[load_model]\nbudget = 1", "budget"), ("[load_model]\npath = nowhere.gguf", "nowhere.gguf"), ("[load_model]\npath = 5", "path is 5"), ("what", "line 1"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_does_not_fit_is_refused(capsys, tmp_path, text, said):

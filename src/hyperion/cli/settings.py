@@ -44,6 +44,8 @@ class Settings:
             if name not in (*ENGINE, "path"):
                 raise InvalidArgumentError(f"{path}: {ENGINE_SECTION} has no {name!r}; it has path, {', '.join(ENGINE)}")
         self.path = self.engine.pop("path", None)
+        if not isinstance(self.path, (str, type(None))):
+            raise InvalidArgumentError(f"{path}: {ENGINE_SECTION}.path is {self.path!r}, expected text")
         made = (file.make(classes[name], name) for name in file.sections if name != ENGINE_SECTION)
         self.configs = {type(config).__name__: config for config in made}  # a class may have two names
 
