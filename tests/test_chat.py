@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import hyperion
+from hyperion import InvalidArgumentError
 from hyperion.cli import main
 from hyperion.cli.chat import talk
 from hyperion.cli.common import model_path
@@ -75,6 +76,35 @@ def test_a_mark_never_eats_a_character_of_the_text(model):
 def test_bad_messages_are_refused(model, messages):
     with pytest.raises(hyperion.InvalidArgumentError):
         model.chat(messages, template=TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"messages": "x"}, "list of mappings, got str"),
+        ({"messages": 5}, "list of mappings, got int"),
+        ({"messages": [5]}, "message 0 must be a mapping"),
+        ({"messages": [{"role": "user", "content": b"x"}]}, "content of message 0 is bytes"),
+        ({"system": 5}, "content of message 0 is int"),
+        ({"room": "x"}, "room is 'x', expected an integer"),
+        ({"room": -1}, "room is -1"),
+        ({"room": 1.5}, "room is 1.5"),
+        ({"variables": 5}, "variables are a mapping"),
+        ({"variables": {"messages": []}}, "cannot be given twice"),
+        ({"variables": {"template": "x"}}, "cannot be given twice"),
+        ({"tools": 5}, "tools are a list"),
+        ({"tools": "x"}, "tools are a list"),
+    ],
+)
+def test_what_a_conversation_is_made_of_is_checked(model, settings, says):
+    with pytest.raises(InvalidArgumentError, match=says), model.conversation(**{"template": "plain", **settings}) as conversation:
+        conversation.ask("x", max_length=1)
+    assert not model.open_sessions
+
+
+def test_no_tools_may_be_said_as_none(model):
+    messages = [{"role": "user", "content": "Speak!"}]
+    assert model.chat(messages, tools=None, **SETTINGS) == model.chat(messages, **SETTINGS)
 
 
 def test_a_conversation_answers_as_chat_does_and_evaluates_only_what_is_new(model):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from hyperion.errors import InvalidArgumentError
 from hyperion.generation.config import GenerationConfig
 from hyperion.generation.streaming import Chunk, stream_tokens
+from hyperion.models.arguments import integer
+from hyperion.tokenizer.chat import check_messages
 
 if TYPE_CHECKING:
     from hyperion.generation.model import Model
@@ -28,6 +30,9 @@ _END_OF_ANSWER = "\n\n"
 _OTHERS = frozenset(("user", "tool", "function", "ipython"))
 """Roles whose words come from outside."""
 
+_GIVEN = frozenset(("self", "messages", "tools", "template", "bos_token", "eos_token"))
+"""Variables of a template that have their own way there."""
+
 Message = Mapping[str, Any]
 
 
@@ -37,7 +42,7 @@ def chat_prompt(
     config: GenerationConfig,
     *,
     template: str | None = None,
-    tools: Sequence[Any] = (),
+    tools: Sequence[Any] | None = (),
     variables: Mapping[str, Any] | None = None,
 ) -> tuple[list[int], GenerationConfig]:
     """A conversation as the tokens that the model was trained on, and the settings that its answer needs.
@@ -51,6 +56,13 @@ def chat_prompt(
     """
     if isinstance(messages, Sequence) and not messages:
         raise InvalidArgumentError("a conversation needs at least one message")
+    if not isinstance(variables, (Mapping, type(None))) or not all(isinstance(name, str) for name in variables or ()):
+        raise InvalidArgumentError(f"variables are a mapping from names to values, not {variables!r:.60}")
+    if twice := sorted(_GIVEN.intersection(variables or ())):
+        raise InvalidArgumentError(f"the template's variables {', '.join(twice)} cannot be given twice")
+    tools = () if tools is None else tools
+    if isinstance(tools, (str, bytes)) or not isinstance(tools, Sequence):
+        raise InvalidArgumentError(f"tools are a list of descriptions, not {type(tools).__name__}")
     tokenizer, given = model.tokenizer, dict(variables or {})
     if template == PLAIN:
         text = tokenizer.render_chat(messages, template=_TRANSCRIPT, tools=tools, **given)
@@ -131,15 +143,18 @@ class Conversation:
         system: str | None = None,
         messages: Sequence[Message] = (),
         template: str | None = None,
-        tools: Sequence[Any] = (),
+        tools: Sequence[Any] | None = (),
         variables: Mapping[str, Any] | None = None,
         room: int | None = None,
         **settings: Any,
     ) -> None:
-        self._model, self._template, self._tools, self._variables, self._room = model, template, tools, variables, room
+        self._model, self._template, self._tools, self._variables = model, template, tools, variables
+        self._room = None if room is None else integer(room, "room", 0)
         self.config = GenerationConfig.merge(config, settings)
         self.messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+        check_messages(messages)
         self.messages += [dict(m) for m in messages]
+        check_messages(self.messages)  # the system's too
         self.evaluated = self.forgotten = 0
         self._session: Session = model.session()
         self._answer: Iterator[Chunk] | None = None

@@ -123,6 +123,19 @@ def _check(template: object, messages: object, time_limit: object) -> None:
         raise InvalidArgumentError(f"a template must be a str, got {type(template).__name__}")
     if len(template) > MAX_SOURCE:
         raise UnsupportedError(f"a template of {len(template)} characters; at most {MAX_SOURCE} are supported")
+    check_messages(messages)
+    if isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not time_limit > 0:
+        raise InvalidArgumentError(f"time_limit must be a positive number of seconds, got {time_limit!r}")
+
+
+def check_messages(messages: object) -> None:
+    """Refuse what is no list of messages, each with a role and a content that can be text.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If there is something else; a message may lack its content, as one that only calls tools does.
+    """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise InvalidArgumentError(f"messages must be a list of mappings, got {type(messages).__name__}")
     for i, message in enumerate(messages):
@@ -130,5 +143,6 @@ def _check(template: object, messages: object, time_limit: object) -> None:
             raise InvalidArgumentError(f"message {i} must be a mapping with 'role' and 'content', got {type(message).__name__}")
         if not isinstance(message.get("role"), str):
             raise InvalidArgumentError(f"message {i} has no 'role'")
-    if isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not time_limit > 0:
-        raise InvalidArgumentError(f"time_limit must be a positive number of seconds, got {time_limit!r}")
+        content = message.get("content")
+        if isinstance(content, (bytes, bytearray)) or not isinstance(content, (str, Sequence, Mapping, type(None))):
+            raise InvalidArgumentError(f"the content of message {i} is {type(content).__name__}, expected text or a list of parts")
