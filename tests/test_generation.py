@@ -5,6 +5,8 @@ import dataclasses
 import itertools
 import math
 import pickle
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -329,11 +331,116 @@ def test_what_is_open_is_neither_pickled_nor_copied(model):
         (lambda m: m.logits([]), "no token ids"),
         (lambda m: m.logits([1, 2.5]), "not list of float, int"),
         (lambda m: m.logits(np.ones((2, 3))), r"not ndarray of float64 and shape \(2, 3\)"),
+        (lambda m: m.generate("a", top_K=3), "did you mean top_k"),
+        (lambda m: m.generate("a", temperature=np.ones(2)), "temperature is array"),
+        (lambda m: m.generate("a", stop=b"a"), "stop is .b'a',."),
+        (lambda m: m.generate("a", progress=5), "progress is 5, expected a function"),
+        (lambda m: m.perplexity(None), "text or token ids .integers., not NoneType"),
+        (lambda m: m.perplexity([1.0, 2.0]), "not list of float"),
+        (lambda m: m.perplexity(["a"]), "not list of str"),
+        (lambda m: m.perplexity([1, 2], window="x"), "window is 'x', expected an integer from 2 to the context's"),
+        (lambda m: m.perplexity([1, 2], segments=0), "segments is 0, expected an integer of 1 or more"),
+        (lambda m: m.session("5"), "capacity is '5', expected an integer of 1"),
+        (lambda m: m.session(0), "capacity is 0"),
+        (lambda m: m.session(5.0), "capacity is 5.0"),
+        (lambda m: m.session().truncate(None), "truncate to is None, expected an integer from 0 to the session's 0"),
+        (lambda m: m.session().truncate(True), "truncate to is True"),
+        (lambda m: hyperion.load_model(m.path, progress=3), "progress is 3"),
+        (lambda m: hyperion.load_model(m.path, kv_type=[]), "kv_type is"),
+        (lambda m: hyperion.load_model(m.path, threads=2.0), "threads is 2.0, expected an integer from 1 to 1024"),
+        (lambda m: hyperion.load_model(m.path, context_length="9"), "context_length is '9', expected an integer from 1 to the model's"),
     ],
 )
 def test_what_was_expected_and_what_came(model, call, says):
     with pytest.raises(hyperion.InvalidArgumentError, match=says):
         call(model)
+
+
+def test_integers_of_numpy_are_integers():
+    with model_path(None) as path, hyperion.load_model(path, threads=np.int64(1), context_length=np.int32(32)) as model:
+        assert (model.threads, model.context_length) == (1, 32)
+        assert model.session(np.uint8(5)).capacity == 5
+
+
+@pytest.mark.parametrize("settings", [{"frequency_penalty": -1e300}, {"presence_penalty": -1e300}, {"repetition_penalty": 1e300},
+                                      {"frequency_penalty": 1.5e308, "presence_penalty": 1.5e308}, {"temperature": 1e-320}])  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_penalties_of_any_size_leave_an_order(settings):
+    logits = np.array([3.0, -1.0, 2.0, 2.5], np.float32)
+    seen = (1, 1, 3)
+    token = Sampler(hyperion.GenerationConfig(seed=1, **settings)).draw(logits, seen)
+    favoured = any(value < 0 for value in settings.values())
+    assert (token in seen) if favoured else (token == 0 or "repetition_penalty" in settings or "presence_penalty" in settings)
+    assert token != 1 or favoured
+
+
+def failures(count, call):
+    """What `count` threads that call a function until it fails end with; they are at it when `yield` returns."""
+    said, started = [], threading.Barrier(count + 1)
+
+    def work():
+        started.wait()
+        try:
+            while True:
+                call()
+        except Exception as error:  # noqa: BLE001
+            said.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    time.sleep(0.05)
+    yield
+    for thread in threads:
+        thread.join()
+    yield said
+
+
+def test_a_model_that_is_closed_meanwhile_says_so():
+    """Calls of other threads end with an error of the library, whatever they were doing."""
+    for _ in range(5):
+        with model_path(None) as path:
+            model = hyperion.load_model(path, threads=1)
+        running = failures(4, lambda model=model: model.generate(PROMPT, max_length=3))
+        next(running)
+        model.close()
+        assert [type(error) for error in next(running)] == [hyperion.HyperionRuntimeError] * 4
+        assert model.budget.stats().current_usage == 0
+
+
+def test_a_session_is_never_filled_past_its_end(model):
+    """One session belongs to one thread, but who shares it gets an error and no other memory overwritten."""
+    with model.session(8) as session:
+        session.eval([1] * 7)
+        with model._lock:  # both have seen room for one more
+            running = failures(2, lambda: session.eval([1]))
+            next(running)
+        assert [type(error) for error in next(running)] == [hyperion.InvalidArgumentError] * 2
+        assert len(session) == 8
+
+
+def test_a_function_that_the_model_calls_cannot_wait_for_it(model):
+    """Each of these would wait for the lock that its own caller holds."""
+    with model.session() as session:
+        calls = [lambda *_: model.generate("a"), lambda *_: model.session(), lambda *_: session.close(), lambda *_: model.close(),
+                 lambda *_: session.truncate(0), lambda *_: model.replan("60MB"), lambda *_: model.predict()]  # fmt: skip
+        for call in calls:
+            with pytest.raises(hyperion.HyperionRuntimeError, match="busy"):
+                model.generate(PROMPT, max_length=1, progress=call)
+            with pytest.raises(hyperion.HyperionRuntimeError, match="busy"):
+                model.forward([(session, [1])], each=call)
+        assert session.eval([1]).shape == (model.config.vocab_size,)
+    assert model.generate(PROMPT, max_length=1, temperature=0)
+
+
+def test_what_belongs_to_a_closed_model_says_so():
+    with model_path(None) as path, hyperion.load_model(path, threads=1) as model:
+        session, loader = model.session(), model.loader
+        session.eval([1, 2])
+    for call in (lambda: session.truncate(1), lambda: loader.load_layer(1), lambda: loader.unload_layer(1), lambda: loader.status(1)):
+        with pytest.raises(hyperion.HyperionRuntimeError, match="closed"):
+            call()
 
 
 def test_a_closed_model_is_not_entered_again():

@@ -129,14 +129,14 @@ class GenerationConfig:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _RULES:
-            near = _ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name, _RULES, 1)), None)
+            near = _ELSEWHERE.get(name) or next(iter(difflib.get_close_matches(name.lower(), _RULES, 1)), None)
             hint = f" (did you mean {near}?)" if near else ""
             raise InvalidArgumentError(f"GenerationConfig has no field {name!r}{hint}; it has {', '.join(_RULES)}")
         if name == "stop":
-            value = (value,) if isinstance(value, str) else _tuple(value)
+            value = (value,) if isinstance(value, (str, bytes)) else _tuple(value)
         elif name == "logit_processors":
             value = (value,) if callable(value) else _tuple(value)
-        elif hasattr(value, "item") and not isinstance(value, (int, float)):
+        elif hasattr(value, "item") and getattr(value, "ndim", 0) == 0 and not isinstance(value, (int, float)):
             value = value.item()  # a NumPy scalar
         fits, expected = _RULES[name]
         if not fits(value):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -14,6 +13,7 @@ from hyperion.generation.batch import generate_batch
 from hyperion.generation.chat import Conversation, chat_prompt
 from hyperion.generation.config import GenerationConfig
 from hyperion.generation.perplexity import perplexity
+from hyperion.generation.prompts import token_ids
 from hyperion.generation.pruning import PruneResult, measure
 from hyperion.generation.streaming import Chunk, stream_tokens
 from hyperion.memory import format_size
@@ -87,7 +87,7 @@ class Model(Transformer):
         config: GenerationConfig | None = None,
         *,
         template: str | None = None,
-        tools: Sequence[Any] = (),
+        tools: Sequence[Any] | None = (),
         variables: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **settings: Any,
@@ -137,7 +137,7 @@ class Model(Transformer):
         config: GenerationConfig | None = None,
         *,
         template: str | None = None,
-        tools: Sequence[Any] = (),
+        tools: Sequence[Any] | None = (),
         variables: Mapping[str, Any] | None = None,
         progress: Progress | None = None,
         **settings: Any,
@@ -155,7 +155,7 @@ class Model(Transformer):
         system: str | None = None,
         messages: Sequence[Mapping[str, Any]] = (),
         template: str | None = None,
-        tools: Sequence[Any] = (),
+        tools: Sequence[Any] | None = (),
         variables: Mapping[str, Any] | None = None,
         room: int | None = None,
         **settings: Any,
@@ -251,12 +251,7 @@ class Model(Transformer):
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
         else:
-            try:
-                if isinstance(prompt, (bytes, bytearray, memoryview)):  # text that was not decoded would pass for ids
-                    raise TypeError
-                ids = [operator.index(t) for t in prompt]
-            except TypeError:
-                raise InvalidArgumentError(f"a prompt is text or token ids (integers), not {_kind(prompt)}") from None
+            ids = token_ids(prompt, "a prompt")
             if not ids:
                 raise InvalidArgumentError("the prompt has no token ids: expected one or more, or text")
         self.check_prompt(ids)
@@ -268,16 +263,6 @@ class Model(Transformer):
             raise InvalidArgumentError("the prompt is empty, and this model has no token to begin a text with")
         if len(ids) > self.context_length:
             raise InvalidArgumentError(f"the prompt has {len(ids)} tokens, the context holds {self.context_length}")
-
-
-def _kind(value: object) -> str:
-    """What something that should have been a prompt is, and what is in it."""
-    name = type(value).__name__
-    if isinstance(value, np.ndarray):
-        return f"{name} of {value.dtype} and shape {value.shape}"
-    if isinstance(value, (list, tuple)):
-        return f"{name} of {', '.join(sorted({type(v).__name__ for v in value}))}"
-    return name
 
 
 def load_model(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hyperion.errors import InvalidArgumentError
+from hyperion.generation.prompts import token_ids
+from hyperion.models.arguments import check_callback, integer
 
 if TYPE_CHECKING:
     from hyperion.generation.model import Model
@@ -48,12 +50,13 @@ def perplexity(
     Raises
     ------
     InvalidArgumentError
-        If the text has fewer than two tokens, or the window does not fit the context.
+        If the text is neither text nor token ids or has fewer than two tokens, or the window does not fit the context.
     """
-    window = min(512, model.context_length) if window is None else window
-    if not 2 <= window <= model.context_length:
-        raise InvalidArgumentError(f"a window of {window} tokens: expected 2 to the context's {model.context_length}")
-    ids = model.tokenizer.encode(text, add_special=False) if isinstance(text, str) else [int(t) for t in text]
+    most = model.context_length
+    window = min(512, most) if window is None else integer(window, "window", 2, most, "the context's ")
+    segments = None if segments is None else integer(segments, "segments", 1)
+    check_callback(progress, "progress")
+    ids = model.tokenizer.encode(text, add_special=False) if isinstance(text, str) else token_ids(text, "a text to measure")
     begin = [model.tokenizer.bos_id] if model.tokenizer.add_bos and model.tokenizer.bos_id is not None else []
     step = window - len(begin)
     parts = [begin + ids[i : i + step] for i in range(0, len(ids), step)]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hyperion.generation.prompts import token_ids
 from hyperion.memory import format_size
 from hyperion.models.prune import PrunedTensor
 
@@ -29,7 +30,7 @@ class Measurement:
 def measure(model: Model, text: str | Sequence[int]) -> Measurement:
     """Score a text, then decode the tokens of its beginning one by one."""
     value = model.perplexity(text)
-    ids = model.tokenizer.encode(text) if isinstance(text, str) else [int(t) for t in text]
+    ids = model.tokenizer.encode(text) if isinstance(text, str) else token_ids(text, "a text to measure")
     ids = ids[: min(SPEED_TOKENS, model.context_length)]
     with model.session() as session:
         session.eval(ids[:1])

@@ -17,6 +17,9 @@ BLOCK = 64
 """Logits of which one is the maximum that :func:`_among_largest` looks at."""
 
 
+LARGEST = float(np.finfo(np.float32).max)
+
+
 class Sampler:
     """Draws tokens as a :class:`GenerationConfig` says.
 
@@ -59,10 +62,11 @@ class Sampler:
         window = seen if c.repetition_window == 0 else seen[-c.repetition_window :]
         ids, counts = np.unique(np.asarray(window, dtype=np.int64), return_counts=True)
         adjusted = logits.copy()
-        values = adjusted[ids]
-        if c.repetition_penalty != 1.0:
-            values = np.where(values > 0, values / c.repetition_penalty, values * c.repetition_penalty)
-        adjusted[ids] = values - (c.frequency_penalty * counts + c.presence_penalty)
+        values = adjusted[ids].astype(np.float64)
+        with np.errstate(over="ignore"):  # a penalty of any size leaves a number, so that what it is taken from is not NaN
+            if c.repetition_penalty != 1.0:
+                values = np.where(values > 0, values / c.repetition_penalty, values * c.repetition_penalty)
+            adjusted[ids] = np.clip(values - (c.frequency_penalty * counts + c.presence_penalty), -LARGEST, LARGEST)
         return adjusted
 
     def _process(self, logits: np.ndarray, seen: Sequence[int]) -> np.ndarray:
@@ -86,7 +90,8 @@ class Sampler:
         n = logits.shape[0]
         ids = likeliest(logits, c.top_k if 0 < c.top_k < n else n)
         scaled = logits[ids].astype(np.float64)
-        scaled = (scaled - scaled[0]) / c.temperature
+        with np.errstate(over="ignore"):  # by a temperature that is next to nothing: weights of zero
+            scaled = (scaled - scaled[0]) / c.temperature
         weights = np.exp(scaled)
         keep = int(np.count_nonzero(weights))  # what a processor forbade is at the end, with weight 0
         if c.top_p < 1.0:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hyperion.formats import open_container
 from hyperion.io import SpoolFile
 from hyperion.models.architectures import describe_model
+from hyperion.models.arguments import check_callback
 from hyperion.models.convert import SLAB_WEIGHTS, ConversionJob
 from hyperion.models.recipe import Recipe
 from hyperion.models.weights import layer_sizes
@@ -38,13 +40,18 @@ def rewrite(
     The pinned weights are given back first, as the conversion reads the file again: old and new are never in memory together.
     """
     model._check_open()
+    check_callback(progress, "progress")
     with model._lock:
+        model._check_open()
         spool = _spool(model.path, folder)
         try:
+            model._calling = threading.get_ident()
             return _replace(model, recipe, spool, progress)
         except BaseException:
             spool.discard()
             raise
+        finally:
+            model._calling = None
 
 
 def _spool(path: str, folder: str | os.PathLike[str] | None) -> SpoolFile:
@@ -62,7 +69,7 @@ def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any
     weights = model._weights
     assert weights is not None
     for session in model.open_sessions:
-        session.truncate(0)
+        del session.tokens[:]
     model.scheduler.drop_kept()
     model.workspace.release()
     model.runtime.set_source(None)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from hyperion._kernels.nn import Cache
-from hyperion.errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
+from hyperion.errors import HyperionRuntimeError, MemoryBudgetError
 from hyperion.memory import MemoryBudget, Reservation, allocate
+from hyperion.models.arguments import integer
 
 if TYPE_CHECKING:
     from hyperion.models.transformer import Transformer
@@ -94,14 +95,31 @@ class Session:
         return self.model.forward([(self, tokens)], logits="last")[0][0]
 
     def truncate(self, length: int) -> None:
-        """Forget every token from position `length` on."""
-        if not 0 <= length <= len(self.tokens):
-            raise InvalidArgumentError(f"cannot truncate a session of {len(self.tokens)} tokens to {length}")
-        del self.tokens[length:]
+        """Forget every token from position `length` on; the next :meth:`eval` goes on there.
+
+        The keys and values of the tokens before stay, so that another continuation of a common beginning costs only its
+        own tokens. No memory is given back.
+
+        Parameters
+        ----------
+        length : int
+            Tokens to keep: from 0, which empties the session, to all that it has.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If it has fewer tokens, or `length` is no integer. The session is as before.
+        HyperionRuntimeError
+            If the session or its model is closed.
+        """
+        self.model.check_idle()
+        held = len(self.tokens)
+        del self.tokens[integer(length, "the length to truncate to", 0, held, "the session's ") :]
 
     def close(self) -> None:
         """Give the cache's memory back. Closing twice is allowed."""
         if self._model is not None:
+            self._model.check_idle()
             self._room.release(self)
 
     def detach(self) -> Any:
@@ -135,7 +153,7 @@ class SessionRoom:
     budget : MemoryBudget
         The model's ledger.
     lock : Lock
-        The model's, which is held when :meth:`open` and :meth:`settle` are called.
+        The model's, which is held when :meth:`open`, :meth:`settle` and :meth:`close` are called.
     nbytes : callable
         Bytes of a cache of so many positions.
     context_length : int
@@ -193,8 +211,11 @@ class SessionRoom:
                 self._kept = self._budget.reserve("kv cache", self._whole)
 
     def close(self) -> None:
-        """Give what is kept back, for good."""
+        """End the sessions and give everything back, for good."""
         self._closed = True
+        for session in self.sessions:
+            if (buffer := session.detach()) is not None:  # None where a finalizer was first
+                buffer.close()
         if self._kept is not None:
             self._kept.release()
             self._kept = None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from hyperion import cpu
 from hyperion._kernels.nn import Runtime, Shape
 from hyperion._kernels.pool import rounded
 from hyperion._kernels.threads import Team
@@ -29,6 +28,7 @@ from hyperion.memory import (
     process_budget,
 )
 from hyperion.models.architectures import describe_model
+from hyperion.models.arguments import check_callback, context_positions, integer, thread_count
 from hyperion.models.config import ModelConfig, rope_frequencies
 from hyperion.models.convert import Conversion, ConversionJob
 from hyperion.models.evaluation import Evaluation, Sink, Work
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Transformer"]
 
-DEFAULT_CONTEXT = 4096
 IO_MODES = ("auto", "direct", "buffered", "mmap")
 RUNTIME_BYTES = 13_000_000
 """Code and objects that opening the first model brings in: most is Hyperion's own modules, then stacks of threads."""
@@ -91,6 +90,7 @@ class Transformer:
     ) -> None:
         self._closed = False
         self._lock = threading.Lock()
+        self._calling: int | None = None  # the thread that holds the lock while a function of the user's may run
         self._weights: ModelWeights | None = None
         self._reserved: dict[str, Reservation] = {}
         self._room: SessionRoom | None = None
@@ -98,9 +98,12 @@ class Transformer:
         self._spool: SpoolFile | None = None
         self._tuning: Any = None  # EngineTuning while the model is open
         self.scheduler: Any = None
-        self.threads = _thread_count(threads)
+        self.threads = thread_count(threads)
         if io not in IO_MODES:
             raise InvalidArgumentError(f"io is {io!r}, expected one of {', '.join(IO_MODES)}")
+        if not isinstance(kv_type, str):
+            raise InvalidArgumentError(f"kv_type is {kv_type!r:.60}, expected the name of a type")
+        check_callback(progress, "progress")
         self._io, self._kv_type = io, kv_type
         limit = available_memory() if memory_budget is None else parse_size(memory_budget)
         self.container = open_container(path)
@@ -108,7 +111,7 @@ class Transformer:
         self.budget = MemoryBudget(limit, parent=process_budget(), name=os.path.basename(self.path.rstrip(os.sep)))
         try:
             self.config, self._tensors = describe_model(self.container)
-            self.context_length = _context(context_length, self.config)
+            self.context_length = context_positions(context_length, self.config)
             self.shape = self._make_shape()
             self.workspace = Workspace(self.budget, self.config.dim, self.config.vocab_size)
             self.team = Team(self.threads)
@@ -197,17 +200,22 @@ class Transformer:
         Parameters
         ----------
         capacity : int, optional
-            Positions that it can hold; the model's context length by default.
+            Positions that it can hold; the model's context length by default, and at most.
 
         Raises
         ------
+        InvalidArgumentError
+            If the capacity is no positive integer.
         MemoryBudgetError
             If the budget does not hold another cache.
         """
+        whole = self.context_length
+        positions = whole if capacity is None else min(integer(capacity, "a session's capacity", 1), whole)
         self._check_open()
         with self._lock:
+            self._check_open()  # another thread may have closed it meanwhile
             assert self._room is not None
-            return self._room.open(self, self.context_length if capacity is None else max(1, min(capacity, self.context_length)))
+            return self._room.open(self, positions)
 
     @property
     def open_sessions(self) -> list[Session]:
@@ -266,6 +274,8 @@ class Transformer:
 
     def layer_bytes(self, layer: int) -> tuple[int, int]:
         """(pinned bytes, bytes in all) of a layer."""
+        if self._closed:
+            raise HyperionRuntimeError("the model is closed")
         if layer == 0:
             return (self._sizes.embedding if self.plan.embedding_pinned else 0), self._sizes.embedding
         size = self._sizes.layers[layer - 1]
@@ -418,7 +428,7 @@ class Transformer:
             The row is the engine's own memory, whose contents change after the call: this adds nothing to the budget. It may
             not call the model, which is busy. Rows of a pass that then fails come again when its tokens are evaluated again.
         progress : callable, optional
-            Called with (tokens done, tokens in all) after every pass.
+            Called with (tokens done, tokens in all) after every pass. Like `each` it may not call the model.
 
         Returns
         -------
@@ -438,11 +448,18 @@ class Transformer:
         def collect(entry: int, place: int, row: np.ndarray) -> None:
             results[entry][place if every else 0] = row
 
-        call = Evaluation(self, work, every, collect if each is None else each)
-        if each is None:
-            results += [np.empty((n if every else 1, self.config.vocab_size), np.float32) for n in call.sizes]
+        check_callback(each, "each")
+        check_callback(progress, "progress")
         with self._lock:
-            call.run(progress)
+            self._check_open()  # the model, its sessions and how full they are: other threads may have changed them
+            call = Evaluation(self, work, every, collect if each is None else each)
+            if each is None:
+                results += [np.empty((n if every else 1, self.config.vocab_size), np.float32) for n in call.sizes]
+            try:
+                self._calling = threading.get_ident()
+                call.run(progress)
+            finally:
+                self._calling = None
         return results
 
     def layer_source(self) -> EngineLayers:
@@ -602,15 +619,22 @@ class Transformer:
     def _check_open(self) -> None:
         if self._closed:
             raise HyperionRuntimeError("the model is closed")
+        self.check_idle()
+
+    def check_idle(self) -> None:
+        """Raise HyperionRuntimeError within a function that the model calls while it works: waiting for it would never end."""
+        if self._calling == threading.get_ident():
+            raise HyperionRuntimeError("the model is busy: a function that it calls cannot call the model")
 
     def close(self) -> None:
         """Give everything back; closing twice is allowed. Sessions of the model are closed with it."""
-        if self._closed:
-            return
-        for session in self.open_sessions:
-            session.close()
+        self.check_idle()
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
+            if self._room is not None:
+                self._room.close()
             if self.scheduler is not None:
                 self.scheduler.drop_kept()
             if self._weights is not None:
@@ -620,8 +644,6 @@ class Transformer:
                 self.workspace.release()
             for reservation in self._reserved.values():
                 reservation.release()
-            if self._room is not None:
-                self._room.close()
             if self._tuning is not None:
                 self._tuning.close()
                 self._tuning = None
@@ -640,19 +662,3 @@ class Transformer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _thread_count(threads: int | None) -> int:
-    if threads is None:
-        return cpu.default_threads()
-    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 1024:
-        raise InvalidArgumentError(f"threads is {threads!r}, expected an integer from 1 to 1024")
-    return threads
-
-
-def _context(wanted: int | None, config: ModelConfig) -> int:
-    if wanted is None:
-        return min(config.context_length, DEFAULT_CONTEXT)
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= config.context_length:
-        raise InvalidArgumentError(f"context_length is {wanted!r}, expected an integer from 1 to the model's {config.context_length}")
-    return wanted
