@@ -82,6 +82,24 @@ def test_a_product_that_is_cut_in_every_direction(level, monkeypatch):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shift", [0, 3])
+@pytest.mark.parametrize(("k", "n"), [(1, 700), (7, 300), (9, 257), (77, 513), (130, 261), (530, 40), (1061, 19), (70, 4500)])
+def test_one_row_or_column_has_the_bits_of_many(level, shift, k, n):
+    rng = np.random.default_rng(8)
+    a = rng.standard_normal((2, k), np.float32)
+    for b in (
+        rng.standard_normal((k, n + 16), np.float32)[:, shift : shift + n],  # rows that are contiguous
+        rng.standard_normal((n, (k + 31) // 16 * 16), np.float32)[:, shift : shift + k].T,  # columns, all at one place of a line
+        rng.standard_normal((n, k + 15), np.float32)[:, shift : shift + k].T,
+    ):
+        for threads in (1, 3):
+            many = hyperion.matmul(a, b, simd=level, threads=threads)
+            np.testing.assert_array_equal(hyperion.matmul(a[:1], b, simd=level, threads=threads), many[:1])
+            np.testing.assert_array_equal(hyperion.matmul(b.T, a[:1].T, simd=level, threads=threads), many[:1].T)
+            close(many, a, b)
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_more_work_than_a_task_has(level):
     rng = np.random.default_rng(5)
     a, b = rng.standard_normal((120, 2100), np.float32), rng.standard_normal((2100, 1300), np.float32)

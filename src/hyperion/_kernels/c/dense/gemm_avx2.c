@@ -4,7 +4,9 @@
 
 #define MR 6
 #define WIDTH 8
-#define WIDE 8 /* vectors of one row */
+#define WIDE 8   /* vectors of one row that stay in registers */
+#define DEEP 8   /* rows of b that go together where a row is longer */
+#define SPAN 512 /* values of a row that are asked for together */
 
 /* Lanes below n. */
 HYP_INLINE __m256i tail_mask(size_t n)
@@ -108,9 +110,35 @@ HYP_INLINE void row_avx2(const size_t vectors, const float *b, float *c, const h
     for (size_t v = 0; v < vectors; v++) _mm256_storeu_ps(c + v * WIDTH, sum[v]);
 }
 
+/* A few rows of b, each in the order of memory, added to c, which stays in the first cache; cols is a multiple of two vectors. */
+HYP_INLINE void deep_avx2(const size_t rows, size_t cols, size_t p, const hyp_tile *t)
+{
+    const float *a = t->a + (ptrdiff_t)p * t->a_col, *b = t->b + (ptrdiff_t)p * t->b_row;
+    const int first = t->first && p == 0;
+    float *c = t->c;
+    __m256 x[DEEP];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < rows; i++) x[i] = _mm256_set1_ps(a[(ptrdiff_t)i * t->a_col]);
+    for (; cols; cols -= 2 * WIDTH, b += 2 * WIDTH, c += 2 * WIDTH) {
+        __m256 low = first ? _mm256_setzero_ps() : _mm256_loadu_ps(c), high = first ? low : _mm256_loadu_ps(c + WIDTH);
+#pragma GCC unroll 8
+        for (size_t i = 0; i < rows; i++) {
+            low = _mm256_fmadd_ps(x[i], _mm256_loadu_ps(b + (ptrdiff_t)i * t->b_row), low);
+            high = _mm256_fmadd_ps(x[i], _mm256_loadu_ps(b + (ptrdiff_t)i * t->b_row + WIDTH), high);
+        }
+        _mm256_storeu_ps(c, low);
+        _mm256_storeu_ps(c + WIDTH, high);
+    }
+}
+
 static void hyp_gemm_row_avx2(size_t cols, const hyp_tile *t)
 {
-    size_t j = 0;
+    size_t j = 0, p = 0;
+    if (cols > 4 * WIDE * WIDTH && !t->places) {
+        j = cols / (2 * WIDTH) * (2 * WIDTH);
+        for (; t->k - p >= DEEP; p += DEEP) deep_avx2(DEEP, j, p, t);
+        for (; p < t->k; p++) deep_avx2(1, j, p, t);
+    }
     for (; cols - j >= WIDE * WIDTH; j += WIDE * WIDTH) row_avx2(WIDE, t->b + j, t->c + j, t);
     for (; cols - j >= WIDTH; j += WIDTH) row_avx2(1, t->b + j, t->c + j, t);
     if (j < cols) {
@@ -135,6 +163,17 @@ HYP_INLINE void load_across_avx2(const float *const rows[8], size_t p, __m256 to
     to[2] = _mm256_shuffle_ps(high0, high1, 0x44), to[3] = _mm256_shuffle_ps(high0, high1, 0xee);
 }
 
+/* Ask for 4 lines of the next SPAN values, of these rows or at the end of the next ones, of one row after the other: memory gives
+ * what is read in order sooner. */
+HYP_INLINE void dots_ask(const float *const rows[2][8], size_t p, const hyp_tile *t)
+{
+    const size_t span = p / SPAN * SPAN + SPAN, line = p % SPAN, row = line / (SPAN / 16);
+    const ptrdiff_t next = span < t->k ? (ptrdiff_t)span : 16 * t->b_row;
+    const char *at = (const char *)(rows[row / 8][row % 8] + next + (ptrdiff_t)(line % (SPAN / 16) * 16));
+#pragma GCC unroll 4
+    for (size_t q = 0; q < 4; q++) _mm_prefetch(at + 64 * q, _MM_HINT_T1);
+}
+
 /* `groups` times 8 columns, of which those from `cols` on repeat the last one. */
 HYP_INLINE void dots_avx2(const size_t groups, size_t cols, const float *b, float *c, const hyp_tile *t)
 {
@@ -146,6 +185,7 @@ HYP_INLINE void dots_avx2(const size_t groups, size_t cols, const float *b, floa
         sum[g] = t->first ? _mm256_setzero_ps() : _mm256_maskload_ps(c + 8 * g, tail_mask(cols - 8 * g));
     }
     for (; p + 4 <= t->k; p += 4) {
+        if (t->ahead && groups == 2) dots_ask(rows, p, t);
 #pragma GCC unroll 2
         for (size_t g = 0; g < groups; g++) {
             __m256 v[4];

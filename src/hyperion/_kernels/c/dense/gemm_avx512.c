@@ -5,9 +5,9 @@
 
 #define MR 14
 #define WIDTH 16
-#define WIDE 16 /* vectors of one row: b is read by whole KiB */
-#define CROWD 1024 /* bytes of which a multiple, from row to row, brings 16 rows to few sets of the first cache */
-#define NEAR 64
+#define WIDE 16 /* vectors of one row that stay in registers */
+#define DEEP 8  /* rows of b that go together where a row is longer */
+#define SPAN 512 /* values of a row that are asked for together */
 
 HYP_INLINE __mmask16 tail_mask(size_t n)
 {
@@ -136,10 +136,36 @@ HYP_INLINE void row_avx512(const size_t vectors, __mmask16 last, const float *b,
     for (size_t v = 0; v < vectors; v++) _mm512_mask_storeu_ps(c + v * WIDTH, v == vectors - 1 ? last : (__mmask16)0xffff, sum[v]);
 }
 
+/* A few rows of b, each in the order of memory, added to c, which stays in the first cache; cols is a multiple of two vectors. */
+HYP_INLINE void deep_avx512(const size_t rows, size_t cols, size_t p, const hyp_tile *t)
+{
+    const float *a = t->a + (ptrdiff_t)p * t->a_col, *b = t->b + (ptrdiff_t)p * t->b_row;
+    const int first = t->first && p == 0;
+    float *c = t->c;
+    __m512 x[DEEP];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < rows; i++) x[i] = _mm512_set1_ps(a[(ptrdiff_t)i * t->a_col]);
+    for (; cols; cols -= 2 * WIDTH, b += 2 * WIDTH, c += 2 * WIDTH) {
+        __m512 low = first ? _mm512_setzero_ps() : _mm512_loadu_ps(c), high = first ? low : _mm512_loadu_ps(c + WIDTH);
+#pragma GCC unroll 8
+        for (size_t i = 0; i < rows; i++) {
+            low = _mm512_fmadd_ps(x[i], _mm512_loadu_ps(b + (ptrdiff_t)i * t->b_row), low);
+            high = _mm512_fmadd_ps(x[i], _mm512_loadu_ps(b + (ptrdiff_t)i * t->b_row + WIDTH), high);
+        }
+        _mm512_storeu_ps(c, low);
+        _mm512_storeu_ps(c + WIDTH, high);
+    }
+}
+
 static void hyp_gemm_row_avx512(size_t cols, const hyp_tile *t)
 {
     const __mmask16 all = (__mmask16)0xffff;
-    size_t j = 0;
+    size_t j = 0, p = 0;
+    if (cols > WIDE * WIDTH && !t->places) {
+        j = cols / (2 * WIDTH) * (2 * WIDTH);
+        for (; t->k - p >= DEEP; p += DEEP) deep_avx512(DEEP, j, p, t);
+        for (; p < t->k; p++) deep_avx512(1, j, p, t);
+    }
     for (; cols - j >= WIDE * WIDTH; j += WIDE * WIDTH) row_avx512(WIDE, all, t->b + j, t->c + j, t);
     for (; cols - j >= 4 * WIDTH; j += 4 * WIDTH) row_avx512(4, all, t->b + j, t->c + j, t);
     for (; j < cols; j += WIDTH) row_avx512(1, tail_mask(cols - j), t->b + j, t->c + j, t);
@@ -152,68 +178,6 @@ HYP_INLINE void rows_from(const float *from, ptrdiff_t stride, size_t count, con
 {
     for (size_t i = 0; i < 16; i++) rows[i] = from + (ptrdiff_t)(i < count ? i : count - 1) * stride;
 }
-
-/* Add four terms, from p on, whose values of b are at rows[i] + at. Rows i, 4 + i, 8 + i, 12 + i come to the lanes of one vector as
- * they are loaded, which leaves four values by four to transpose in every lane: half the shuffles of whole rows. */
-HYP_INLINE __m512 dots_step(const float *const rows[16], size_t at, size_t p, const hyp_tile *t, __m512 sum)
-{
-    const float *a = t->a + (ptrdiff_t)p * t->a_col;
-    __m512 r[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_castps128_ps512(_mm_loadu_ps(rows[i] + at));
-        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0x00f0, _mm_loadu_ps(rows[4 + i] + at));
-        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0x0f00, _mm_loadu_ps(rows[8 + i] + at));
-        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0xf000, _mm_loadu_ps(rows[12 + i] + at));
-    }
-    const __m512 low0 = _mm512_unpacklo_ps(r[0], r[1]), high0 = _mm512_unpackhi_ps(r[0], r[1]);
-    const __m512 low1 = _mm512_unpacklo_ps(r[2], r[3]), high1 = _mm512_unpackhi_ps(r[2], r[3]);
-    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[0]), _mm512_shuffle_ps(low0, low1, 0x44), sum);
-    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[t->a_col]), _mm512_shuffle_ps(low0, low1, 0xee), sum);
-    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[2 * t->a_col]), _mm512_shuffle_ps(high0, high1, 0x44), sum);
-    return _mm512_fmadd_ps(_mm512_set1_ps(a[3 * t->a_col]), _mm512_shuffle_ps(high0, high1, 0xee), sum);
-}
-
-/* Rows whose lines drive each other out of the first cache come by NEAR values, one row after the other, to a place of their own. */
-static size_t dots_crowded(const float *const rows[16], const hyp_tile *t, __m512 *sum)
-{
-    HYP_ALIGN64 float values[16][NEAR];
-    const float *near[16];
-    size_t p = 0;
-    for (int i = 0; i < 16; i++) near[i] = values[i];
-    for (; p + NEAR <= t->k; p += NEAR) {
-        for (int i = 0; i < 16; i++) {
-#pragma GCC unroll 4
-            for (int q = 0; q < NEAR; q += 16) {
-                _mm512_store_ps(values[i] + q, _mm512_loadu_ps(rows[i] + p + q));
-                if (t->ahead) _mm_prefetch((const char *)(rows[i] + p + q) + t->ahead, _MM_HINT_T1);
-            }
-        }
-        for (size_t q = 0; q < NEAR; q += 4) *sum = dots_step(near, q, p + q, t, *sum);
-    }
-    return p;
-}
-
-static void hyp_gemm_dots_avx512(size_t cols, const hyp_tile *t)
-{
-    const int crowded = t->b_row % (CROWD / (ptrdiff_t)sizeof(float)) == 0;
-    for (size_t j = 0; j < cols; j += 16) {
-        const __mmask16 mask = tail_mask(cols - j);
-        const float *rows[16];
-        rows_from(t->b + (ptrdiff_t)j * t->b_row, t->b_row, cols - j, rows);
-        __m512 sum = t->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, t->c + j);
-        size_t p = crowded ? dots_crowded(rows, t, &sum) : 0;
-        for (; p + 4 <= t->k; p += 4) sum = dots_step(rows, p, p, t, sum);
-        for (; p < t->k; p++) {
-            HYP_ALIGN64 float values[16];
-            for (int i = 0; i < 16; i++) values[i] = rows[i][p];
-            sum = _mm512_fmadd_ps(_mm512_set1_ps(t->a[(ptrdiff_t)p * t->a_col]), _mm512_load_ps(values), sum);
-        }
-        _mm512_mask_storeu_ps(t->c + j, mask, sum);
-    }
-}
-
-/* ---- Packing ------------------------------------------------------------------------------------------------------- */
 
 /* Columns p.. of 16 rows to 16 vectors, those that `mask` has. */
 HYP_INLINE void load_square_avx512(const float *const rows[16], size_t p, __mmask16 mask, __m512 to[16])
@@ -242,6 +206,78 @@ HYP_INLINE void load_square_avx512(const float *const rows[16], size_t p, __mmas
         to[4 + q] = _mm512_shuffle_f32x4(low13, high13, 0x88), to[12 + q] = _mm512_shuffle_f32x4(low13, high13, 0xdd);
     }
 }
+
+/* Add up to 16 terms, from p on, of lines that are read whole, once: 16 rows may share the sets of the first cache. */
+HYP_INLINE __m512 dots_square(const float *const rows[16], size_t p, size_t n, const hyp_tile *t, __m512 sum)
+{
+    const float *a = t->a + (ptrdiff_t)p * t->a_col;
+    __m512 v[16];
+    load_square_avx512(rows, p, tail_mask(n), v);
+#pragma GCC unroll 16
+    for (size_t q = 0; q < 16; q++, a += t->a_col) {
+        if (q >= n) break;
+        sum = _mm512_fmadd_ps(_mm512_set1_ps(*a), v[q], sum);
+    }
+    return sum;
+}
+
+/* Add four terms. Rows i, 4 + i, 8 + i, 12 + i come to the lanes of one vector as they are loaded, which leaves four values by four
+ * to transpose in every lane: half the shuffles of whole rows, and no loads across two lines where rows begin at different ones. */
+HYP_INLINE __m512 dots_step(const float *const rows[16], size_t p, const hyp_tile *t, __m512 sum)
+{
+    const float *a = t->a + (ptrdiff_t)p * t->a_col;
+    __m512 r[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_castps128_ps512(_mm_loadu_ps(rows[i] + p));
+        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0x00f0, _mm_loadu_ps(rows[4 + i] + p));
+        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0x0f00, _mm_loadu_ps(rows[8 + i] + p));
+        r[i] = _mm512_mask_broadcast_f32x4(r[i], 0xf000, _mm_loadu_ps(rows[12 + i] + p));
+    }
+    const __m512 low0 = _mm512_unpacklo_ps(r[0], r[1]), high0 = _mm512_unpackhi_ps(r[0], r[1]);
+    const __m512 low1 = _mm512_unpacklo_ps(r[2], r[3]), high1 = _mm512_unpackhi_ps(r[2], r[3]);
+    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[0]), _mm512_shuffle_ps(low0, low1, 0x44), sum);
+    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[t->a_col]), _mm512_shuffle_ps(low0, low1, 0xee), sum);
+    sum = _mm512_fmadd_ps(_mm512_set1_ps(a[2 * t->a_col]), _mm512_shuffle_ps(high0, high1, 0x44), sum);
+    return _mm512_fmadd_ps(_mm512_set1_ps(a[3 * t->a_col]), _mm512_shuffle_ps(high0, high1, 0xee), sum);
+}
+
+/* After p terms ask for some lines of the next SPAN values, of these rows or at the end of the next ones, of one row after the other:
+ * memory gives what is read in order sooner. */
+HYP_INLINE void dots_ask(const size_t lines, const float *const rows[16], size_t p, const hyp_tile *t)
+{
+    const size_t span = p / SPAN * SPAN + SPAN, line = p % SPAN;
+    const ptrdiff_t next = span < t->k ? (ptrdiff_t)span : 16 * t->b_row;
+    const char *at = (const char *)(rows[line / (SPAN / 16)] + next + (ptrdiff_t)(line % (SPAN / 16) * 16));
+#pragma GCC unroll 16
+    for (size_t q = 0; q < lines; q++) _mm_prefetch(at + 64 * q, _MM_HINT_T1);
+}
+
+static void hyp_gemm_dots_avx512(size_t cols, const hyp_tile *t)
+{
+    const int squares = t->b_row % 16 == 0; /* all rows begin at the same place of a line */
+    const size_t before = squares ? (0 - (uintptr_t)t->b) % 64 / sizeof(float) : 0, head = before < t->k ? before : t->k;
+    for (size_t j = 0; j < cols; j += 16) {
+        const __mmask16 mask = tail_mask(cols - j);
+        const float *rows[16];
+        rows_from(t->b + (ptrdiff_t)j * t->b_row, t->b_row, cols - j, rows);
+        __m512 sum = t->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask, t->c + j);
+        size_t p = head;
+        if (head) sum = dots_square(rows, 0, head, t, sum);
+        for (; squares && p + 16 <= t->k; p += 16) {
+            if (t->ahead) dots_ask(16, rows, p - head, t);
+            sum = dots_square(rows, p, 16, t, sum);
+        }
+        for (; p + 4 <= t->k; p += 4) {
+            if (t->ahead) dots_ask(4, rows, p - head, t);
+            sum = dots_step(rows, p, t, sum);
+        }
+        if (p < t->k) sum = dots_square(rows, p, t->k - p, t, sum);
+        _mm512_mask_storeu_ps(t->c + j, mask, sum);
+    }
+}
+
+/* ---- Packing ------------------------------------------------------------------------------------------------------- */
 
 /* Stores run over into the next column, which comes later; the last one must not. */
 static void hyp_gemm_pack_avx512(const float *from, ptrdiff_t stride, size_t count, size_t k, size_t width, float *to)

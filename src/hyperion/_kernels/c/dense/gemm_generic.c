@@ -3,6 +3,8 @@
 
 #define MR 4
 #define NR 8
+#define DEEP 4    /* rows of b that go together where a row is longer than */
+#define LONG 256
 
 HYP_INLINE void tile_generic(const size_t rows, const size_t cols, const hyp_tile *t)
 {
@@ -34,10 +36,31 @@ static void hyp_gemm_tile_generic(size_t rows, size_t cols, const hyp_tile *t)
     }
 }
 
+/* A few rows of b, each in the order of memory, added to c, which stays in the first cache. */
+HYP_INLINE void deep_generic(const size_t rows, size_t cols, size_t p, const hyp_tile *t)
+{
+    const float *a = t->a + (ptrdiff_t)p * t->a_col, *b = t->b + (ptrdiff_t)p * t->b_row;
+    float *HYP_RESTRICT c = t->c;
+    float x[DEEP];
+    for (size_t i = 0; i < rows; i++) x[i] = a[(ptrdiff_t)i * t->a_col];
+    if (t->first && p == 0)
+        for (size_t j = 0; j < cols; j++) c[j] = 0.0f;
+    for (size_t j = 0; j < cols; j++) {
+        float sum = c[j];
+        for (size_t i = 0; i < rows; i++) sum += x[i] * b[(ptrdiff_t)i * t->b_row + (ptrdiff_t)j];
+        c[j] = sum;
+    }
+}
+
 static void hyp_gemm_row_generic(size_t cols, const hyp_tile *t)
 {
     hyp_tile part = *t;
-    size_t j = 0;
+    size_t j = 0, p = 0;
+    if (cols > LONG && !t->places) {
+        for (; t->k - p >= DEEP; p += DEEP) deep_generic(DEEP, cols, p, t);
+        for (; p < t->k; p++) deep_generic(1, cols, p, t);
+        return;
+    }
     for (; cols - j >= 4 * NR; j += 4 * NR, part.b += 4 * NR, part.c += 4 * NR) {
         const float *b = part.b;
         float sum[4 * NR];
