@@ -28,6 +28,7 @@ typedef struct {
     size_t panels, panel, block; /* panels of a group's filters, floats of one; depth of a block */
     ptrdiff_t *places;
     size_t width, tiles;  /* windows that go together, and how many times */
+    size_t ahead;         /* bytes from windows to the next ones, 0 for no prefetching */
     size_t share, parts;  /* panels that go together, and tasks that a group's filters are */
 } conv_job;
 
@@ -208,6 +209,7 @@ static void multiply_task(void *arg, size_t begin, size_t end, size_t worker)
         for (size_t panel = part * job->share; panel < last; panel++) {
             const size_t rows = least(mr, job->each - panel * mr);
             tile.a = job->packed + (group * job->panels + panel) * job->panel;
+            tile.ahead = panel == part * job->share ? job->ahead : 0; /* of the next windows, once */
             sum_terms(job, tile, rows, cols);
             put(job, results, width, group * job->each + panel * mr, rows, window, cols);
         }
@@ -230,7 +232,7 @@ int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team,
     const int status = todo ? api->run(team, prepare_task, &job, todo, FILL_VALUES / values) : HYP_OK;
     if (status != HYP_OK) return status;
     job.width = job.each == 1 ? ROW_COLS : t->gemm.nr;
-    job.tiles = parts(job.windows, job.width);
+    job.tiles = parts(job.windows, job.width), job.ahead = blocks->ahead ? job.width * sizeof(float) : 0;
     const size_t work = least(job.each, t->gemm.mr) * job.terms * job.width; /* of a panel */
     job.share = job.each == 1 ? 1 : least(least(job.panels, PANELS), MOST_WORK / work + 1);
     job.parts = job.each == 1 ? 1 : parts(job.panels, job.share);
