@@ -7,6 +7,7 @@
 #define WIDTH 16
 #define WIDE 16 /* vectors of one row that stay in registers */
 #define DEEP 8  /* rows of b that go together where a row is longer */
+#define CROWD 1024 /* bytes of which a multiple, from row to row, brings 16 rows to few sets of the first cache */
 #define SPAN 512 /* values of a row that are asked for together */
 
 HYP_INLINE __mmask16 tail_mask(size_t n)
@@ -207,7 +208,7 @@ HYP_INLINE void load_square_avx512(const float *const rows[16], size_t p, __mmas
     }
 }
 
-/* Add up to 16 terms, from p on, of lines that are read whole, once: 16 rows may share the sets of the first cache. */
+/* Add up to 16 terms, from p on, of lines that are read whole, once, whatever else their sets of the first cache hold. */
 HYP_INLINE __m512 dots_square(const float *const rows[16], size_t p, size_t n, const hyp_tile *t, __m512 sum)
 {
     const float *a = t->a + (ptrdiff_t)p * t->a_col;
@@ -255,7 +256,7 @@ HYP_INLINE void dots_ask(const size_t lines, const float *const rows[16], size_t
 
 static void hyp_gemm_dots_avx512(size_t cols, const hyp_tile *t)
 {
-    const int squares = t->b_row % 16 == 0; /* all rows begin at the same place of a line */
+    const int squares = t->b_row % (CROWD / (ptrdiff_t)sizeof(float)) == 0;
     const size_t before = squares ? (0 - (uintptr_t)t->b) % 64 / sizeof(float) : 0, head = before < t->k ? before : t->k;
     for (size_t j = 0; j < cols; j += 16) {
         const __mmask16 mask = tail_mask(cols - j);
