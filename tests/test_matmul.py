@@ -129,6 +129,29 @@ def test_extreme_codes_do_not_saturate(kind, level):
         check(kind, blocks, rows, cols, x[2:3], matmul.linear(packed, x[2:3], level))
 
 
+@pytest.mark.parametrize("kind", ["q4_k", "q5_k", "q6_k"])
+def test_sums_about_the_ends_of_16_bits(kind, level):
+    """Tokens whose groups add up to a little less and a little more than the largest code leaves room for."""
+    t, rows, cols = quant.TYPES[kind], 32, 256
+    rng = np.random.default_rng(14)
+    largest = {"q4_k": 15, "q5_k": 31, "q6_k": 32}[kind]
+    sums = np.repeat(2**15 // largest + np.arange(-4, 5), 8)
+    x = np.full((len(sums), 8, 32), 0, np.float32)
+    for token, total in enumerate(sums):
+        codes = np.full(32, total // 32)
+        codes[: total % 32] += 1
+        g = rng.integers(8)
+        x[token, g] = rng.permutation(codes) * rng.choice([-1, 1])
+        x[token, [g ^ 1, g ^ 4], rng.integers(32)] = 127  # the scales of both halves are 1
+    x = x.reshape(len(sums), cols)
+    for byte in (0x00, 0xFF):
+        raw = with_scales(kind, np.full((rows, t.block_bytes), byte, np.uint8), np.full(rows, 0.5))
+        packed = quant.pack(kind, raw, rows, cols)
+        whole = matmul.linear(packed, x, level)
+        check(kind, raw, rows, cols, x, whole)
+        assert same(whole, np.concatenate([matmul.linear(packed, row[None], level) for row in x]))
+
+
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_scales_of_every_size(kind, level):
     """Scales that are subnormal halves, zero, and the largest half."""
@@ -173,7 +196,10 @@ def test_activations_are_quantized_as_documented(m, kind, level):
     records = matmul.pack_activations(x, kind, level).reshape(-1, k // 32, tile * 44)
     codes, scales = reference.quantize_activations(x, length)
     sums = codes.reshape(m, -1, 2, 16).sum(axis=3)
-    pairs = sums.sum(axis=2).reshape(m, -1, 2) if length == 128 else None
+    if length == 128:
+        pairs = sums.sum(axis=2).reshape(m, -1, 2)
+        magnitudes = np.abs(codes.reshape(m, -1, 32).astype(int)).sum(axis=2)
+        reach = (magnitudes + np.abs(sums.sum(axis=2))).reshape(m, -1, 4).max(axis=2)
     for group in range(-(-m // tile)):
         n = min(tile, m - group * tile)
         tokens = slice(group * tile, group * tile + n)
@@ -182,7 +208,10 @@ def test_activations_are_quantized_as_documented(m, kind, level):
             q = rec[: 32 * tile].view(np.int8).reshape(tile, 32)
             d = rec[32 * tile : 36 * tile].view(np.float32)
             assert np.array_equal(q[:n], codes[tokens, 32 * block : 32 * block + 32])
-            assert np.array_equal(d[:n], scales[tokens, 32 * block // length], equal_nan=True)
+            if length == 128 and block % 4 == 1:
+                assert np.array_equal(d.view(np.int32)[:n], reach[tokens, block // 4])
+            else:
+                assert np.array_equal(d[:n], scales[tokens, 32 * block // length], equal_nan=True)
             if length == 32:
                 s = rec[36 * tile :].view(np.int32).reshape(tile, 2)
             else:

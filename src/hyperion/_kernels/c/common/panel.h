@@ -37,9 +37,9 @@
  *  Q4_0 Q5_0 Q8_0 IQ4_NL   acc = fma(f32(d)*da, f32(sum (q-zero)*a), acc)            (IQ4_NL: sum table[q]*a)
  *  Q4_1 Q5_1               acc = fma(f32(d)*da, f32(sum q*a), acc);  acc = fma(f32(m), da*f32(sum a), acc)
  *  K types, for each half of a record:
- *                          acc = fma(f32(d)*da, f32(S), acc), S = sum over its groups or half groups of
- *                          sc * (sum (q-zero)*a), then Q2_K, Q4_K, Q5_K
- *                          acc = fma(-(f32(dmin)*da), f32(M), acc), M = sum over them of m * (sum a)
+ *                          t = f32(d)*f32(S), S = sum over its groups or half groups of sc * (sum (q-zero)*a);
+ *                          Q2_K, Q4_K, Q5_K: t = fma(-f32(dmin), f32(M), t), M = sum over them of m * (sum a);
+ *                          acc = fma(da, t, acc)
  * Integer sums are exact in any order: |S| is largest in Q6_K, 128*32*127*128 < 2^26, and M is below 2^20. f32 rounds to
  * nearest even.
  *  F32 F16 BF16            acc = fma(f32(w), x, acc) for each K in order
@@ -164,9 +164,12 @@ HYP_INLINE size_t hyp_sparse_block(const hyp_sparse_panel *s, size_t j, size_t b
  *     d = absmax / 127, q = x / d (a division, not x * (1 / d)) rounded to nearest even. Where d is below the smallest
  *     normal float (2^-126), d and every q are 0; where absmax is infinite or the block has a NaN, d is NaN and every q is
  *     0, so that a non-finite activation reaches the output of its own token and no other.
- *  by 128 (K types): the same, but absmax is that of 128 K, the four records of which repeat d, and sums are int16:
+ *  by 128 (K types): the same, but absmax is that of 128 K, and sums are int16:
  *        int8 q[tile][32] | float d[tile] | int16 half[tile][2] (of the two halves)
  *        | int16 pair[tile][2] (of record 2n and of record 2n+1, in both)
+ *     of the four records of 128 K, the second has int32 reach[tile] in the place of d: the largest (sum |q|) + |sum q| among the
+ *     four, twice what the codes of one sign add up to. No sum of products with unsigned weights of at most w is larger than
+ *     w * reach / 2.
  *  float (F32, F16, BF16 weights): for each K: float x[tile]
  */
 #define HYP_ACT_TILE 16
@@ -195,6 +198,9 @@ HYP_INLINE size_t hyp_act_group_bytes(int is_float, size_t tile, size_t k)
 {
     return is_float ? tile * k * 4 : (k / HYP_BLOCK) * tile * (HYP_BLOCK + 4 + 8);
 }
+
+/* Which of the four records of 128 K has `reach` in the place of d. */
+enum { HYP_ACT_REACH = 1 };
 
 /* The sums of a record by 128 of one token: int16, two to a word. */
 HYP_INLINE uint32_t hyp_act_words(int32_t low, int32_t high)

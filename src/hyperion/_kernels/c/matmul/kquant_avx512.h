@@ -180,30 +180,27 @@ HYP_INLINE void hyp_group_load_avx512(int type, const uint8_t *rec, int g, __m51
 
 /* ---- Sums to floats ----------------------------------------------------------------------------------------- */
 
-/* acc + d*da*S, as panel.h has it. */
-HYP_INLINE __m512 hyp_add_sum_avx512(__m512 d, __m512 da, __m512i sum, __m512 acc)
+/* acc + da * (d*S - dmin*M), as panel.h has it; `mins`: M, of the types that have it. */
+HYP_INLINE __m512 hyp_add_half_avx512(int type, __m512 d, __m512 dmin, __m512 da, __m512i sum, __m512i mins, __m512 acc)
 {
-    return _mm512_fmadd_ps(_mm512_mul_ps(d, da), _mm512_cvtepi32_ps(sum), acc);
-}
-
-/* acc - dmin*da*M */
-HYP_INLINE __m512 hyp_add_mins_avx512(__m512 dmin, __m512 da, __m512i mins, __m512 acc)
-{
-    return _mm512_fnmadd_ps(_mm512_mul_ps(dmin, da), _mm512_cvtepi32_ps(mins), acc);
+    __m512 t = _mm512_mul_ps(d, _mm512_cvtepi32_ps(sum));
+    if (hyp_has_mins(type)) t = _mm512_fnmadd_ps(dmin, _mm512_cvtepi32_ps(mins), t);
+    return _mm512_fmadd_ps(da, t, acc);
 }
 
 /* acc + what a token's sum of half h of the record is worth; `words`: its scale in the half's first group of activations. */
 HYP_INLINE __m512 hyp_finish_half_avx512(int type, const hyp_strip_super *b, int h, const uint8_t *words, __m512i sum, __m512 acc)
 {
     const int n = type == HYP_Q2_K ? 4 : 2, sums = (type == HYP_Q2_K ? HYP_ACT_S : HYP_ACT_PAIR) - HYP_ACT_D;
-    const __m512 da = hyp_spread_f32_avx512(words);
-    acc = hyp_add_sum_avx512(_mm512_load_ps(b->d), da, sum, acc);
-    if (!hyp_has_mins(type)) return acc;
     __m512i mins = _mm512_setzero_si512();
-    HYP_UNROLL
-    for (int i = 0; i < n; i++)
-        mins = _mm512_dpwssd_epi32(mins, _mm512_load_si512(b->min[n * h + i]), hyp_spread_avx512(words + sums + 4 / n * i * HYP_ACT_RECORD));
-    return hyp_add_mins_avx512(_mm512_load_ps(b->dmin), da, mins, acc);
+    if (hyp_has_mins(type)) {
+        HYP_UNROLL
+        for (int i = 0; i < n; i++) {
+            const __m512i pair = hyp_spread_avx512(words + sums + 4 / n * i * HYP_ACT_RECORD);
+            mins = _mm512_dpwssd_epi32(mins, _mm512_load_si512(b->min[n * h + i]), pair);
+        }
+    }
+    return hyp_add_half_avx512(type, _mm512_load_ps(b->d), _mm512_load_ps(b->dmin), hyp_spread_f32_avx512(words), sum, mins, acc);
 }
 
 #endif

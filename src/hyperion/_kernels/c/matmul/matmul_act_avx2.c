@@ -60,11 +60,23 @@ HYP_INLINE void act_by_32_avx2(const float *x, uint8_t *rec, size_t tile, size_t
     memcpy(rec + tile * (HYP_BLOCK + 4) + 8 * t, s, 8);
 }
 
+HYP_INLINE int32_t act_reach_avx2(const int8_t *q, const int32_t *s)
+{
+    const __m256i codes = _mm256_abs_epi8(_mm256_loadu_si256((const __m256i *)(const void *)q));
+    const __m256i eight = _mm256_sad_epu8(codes, _mm256_setzero_si256());
+    __m128i sum = _mm_add_epi64(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    sum = _mm_add_epi64(sum, _mm_unpackhi_epi64(sum, sum));
+    const int32_t both = s[0] + s[1];
+    return _mm_cvtsi128_si32(sum) + (both < 0 ? -both : both);
+}
+
 /* And of 128 K, in four records. */
 HYP_INLINE void act_by_128_avx2(const float *x, uint8_t *rec, size_t tile, size_t t)
 {
     const size_t bytes = tile * (HYP_BLOCK + 12);
     float d;
+    int32_t reach = 0;
+    uint8_t *to_reach = rec + HYP_ACT_REACH * bytes + tile * HYP_BLOCK + 4 * t;
     const float scale = act_scale_avx2(x, HYP_SPAN, &d);
     for (size_t i = 0; i < HYP_SPAN; i += 2 * HYP_BLOCK, rec += 2 * bytes) {
         int32_t s[2][2];
@@ -73,12 +85,15 @@ HYP_INLINE void act_by_128_avx2(const float *x, uint8_t *rec, size_t tile, size_
         const uint32_t pair = hyp_act_words(s[0][0] + s[0][1], s[1][0] + s[1][1]);
         for (size_t n = 0; n < 2; n++) {
             const uint32_t half = hyp_act_words(s[n][0], s[n][1]);
+            const int32_t own = act_reach_avx2((const int8_t *)rec + n * bytes + t * HYP_BLOCK, s[n]);
             uint8_t *to = rec + n * bytes + tile * HYP_BLOCK + 4 * t;
+            reach = own > reach ? own : reach;
             memcpy(to, &d, 4);
             memcpy(to + 4 * tile, &half, 4);
             memcpy(to + 8 * tile, &pair, 4);
         }
     }
+    memcpy(to_reach, &reach, 4);
 }
 
 /* `len`: the K of a scale. */

@@ -53,11 +53,23 @@ HYP_INLINE void quantize_by_32(const float *x, uint8_t *rec, size_t tile, size_t
     memcpy(rec + tile * (HYP_BLOCK + 4) + 8 * t, sums, 8);
 }
 
+HYP_INLINE int32_t reach_of(const uint8_t *codes, const int32_t *sums)
+{
+    const __m256i q = _mm256_abs_epi8(_mm256_loadu_si256((const __m256i *)(const void *)codes));
+    const __m256i eight = _mm256_sad_epu8(q, _mm256_setzero_si256());
+    __m128i sum = _mm_add_epi64(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    sum = _mm_add_epi64(sum, _mm_unpackhi_epi64(sum, sum));
+    const int32_t both = sums[0] + sums[1];
+    return _mm_cvtsi128_si32(sum) + (both < 0 ? -both : both);
+}
+
 /* And of 128 K, in four records. */
 HYP_INLINE void quantize_by_128(const float *x, uint8_t *rec, size_t tile, size_t t)
 {
     const size_t bytes = tile * (HYP_BLOCK + 4 + 8);
     float d;
+    int32_t reach = 0;
+    uint8_t *to_reach = rec + HYP_ACT_REACH * bytes + tile * HYP_BLOCK + 4 * t;
     __m512i most = _mm512_setzero_si512();
     for (size_t i = 0; i < HYP_SPAN; i += 16) most = larger_magnitudes(most, x + i);
     const float scale = scale_of(_mm512_reduce_max_epi32(most), &d);
@@ -68,12 +80,15 @@ HYP_INLINE void quantize_by_128(const float *x, uint8_t *rec, size_t tile, size_
         const uint32_t pair = hyp_act_words(s[0][0] + s[0][1], s[1][0] + s[1][1]);
         for (size_t n = 0; n < 2; n++) {
             const uint32_t half = hyp_act_words(s[n][0], s[n][1]);
+            const int32_t own = reach_of(rec + n * bytes + t * HYP_BLOCK, s[n]);
             uint8_t *to = rec + n * bytes + tile * HYP_BLOCK + 4 * t;
+            reach = own > reach ? own : reach;
             memcpy(to, &d, 4);
             memcpy(to + 4 * tile, &half, 4);
             memcpy(to + 8 * tile, &pair, 4);
         }
     }
+    memcpy(to_reach, &reach, 4);
 }
 
 /* One group of up to `tile` tokens; `len`: the K of a scale. */

@@ -56,11 +56,20 @@ static void quantize_by_32(const float *x, size_t k, uint8_t *rec, size_t bytes,
     }
 }
 
+static int32_t reach_of(const int8_t *q, const int32_t s[2])
+{
+    int32_t magnitudes = 0;
+    for (int i = 0; i < HYP_BLOCK; ++i) magnitudes += q[i] < 0 ? -q[i] : q[i];
+    return magnitudes + (s[0] + s[1] < 0 ? -(s[0] + s[1]) : s[0] + s[1]);
+}
+
 /* The same, four records to a scale. */
 static void quantize_by_128(const float *x, size_t k, uint8_t *rec, size_t bytes, size_t tile, size_t t)
 {
     for (size_t i = 0; i < k; i += HYP_SPAN) {
         float d;
+        int32_t reach = 0;
+        uint8_t *to_reach = rec + HYP_ACT_REACH * bytes + tile * HYP_BLOCK + 4 * t;
         const float scale = scale_of(x + i, HYP_SPAN, &d);
         for (size_t g = 0; g < HYP_SPAN; g += 2 * HYP_BLOCK, rec += 2 * bytes) {
             int32_t s[2][2];
@@ -69,12 +78,15 @@ static void quantize_by_128(const float *x, size_t k, uint8_t *rec, size_t bytes
             const uint32_t pair = hyp_act_words(s[0][0] + s[0][1], s[1][0] + s[1][1]);
             for (size_t n = 0; n < 2; ++n) {
                 const uint32_t half = hyp_act_words(s[n][0], s[n][1]);
+                const int32_t own = reach_of((const int8_t *)rec + n * bytes + t * HYP_BLOCK, s[n]);
                 uint8_t *to = rec + n * bytes + tile * HYP_BLOCK + 4 * t;
+                reach = own > reach ? own : reach;
                 memcpy(to, &d, 4);
                 memcpy(to + 4 * tile, &half, 4);
                 memcpy(to + 8 * tile, &pair, 4);
             }
         }
+        memcpy(to_reach, &reach, 4);
     }
 }
 

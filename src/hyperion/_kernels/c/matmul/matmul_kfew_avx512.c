@@ -132,8 +132,9 @@ HYP_INLINE void half_times(int type, int tokens, const uint8_t *rec, int h, cons
     for (int t = 0; t < tokens; t++) {
         const uint8_t *sums = words + HYP_ACT_S + 4 * t;
         const __m512 da = hyp_spread_f32_avx512(words + HYP_ACT_D + 4 * t);
-        acc[t] = hyp_add_sum_avx512(d, da, type == HYP_Q6_K ? add_sums(type, &s, sums, s.sum[t]) : s.sum[t], acc[t]);
-        if (hyp_has_mins(type)) acc[t] = hyp_add_mins_avx512(dmin, da, add_sums(type, &s, sums, _mm512_setzero_si512()), acc[t]);
+        const __m512i sum = type == HYP_Q6_K ? add_sums(type, &s, sums, s.sum[t]) : s.sum[t];
+        const __m512i mins = hyp_has_mins(type) ? add_sums(type, &s, sums, _mm512_setzero_si512()) : _mm512_setzero_si512();
+        acc[t] = hyp_add_half_avx512(type, d, dmin, da, sum, mins, acc[t]);
     }
 }
 

@@ -184,8 +184,7 @@ HYP_INLINE __m512 half_times_token(int type, const uint8_t *rec, const uint8_t *
     __m512i sum = s.codes[0];
     HYP_UNROLL
     for (int j = 1; j < 4; j++) sum = _mm512_add_epi32(sum, move_sum(s.codes[j], -j * low_bits(type))); /* what is not there is zero */
-    acc = hyp_add_sum_avx512(hyp_half16_avx512(head), da, sum, acc);
-    return hyp_has_mins(type) ? hyp_add_mins_avx512(hyp_half16_avx512(head + 32), da, s.mins, acc) : acc;
+    return hyp_add_half_avx512(type, hyp_half16_avx512(head), hyp_half16_avx512(head + 32), da, sum, s.mins, acc);
 }
 
 /* ---- A record ------------------------------------------------------------------------------------------------------------ */

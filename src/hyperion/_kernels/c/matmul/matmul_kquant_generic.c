@@ -128,9 +128,10 @@ HYP_INLINE void add_span(int min, const uint8_t *rec, const span_sums *s, const 
     load_halves(rec, d);
     if (min) load_halves(rec + 32, dmin);
     for (size_t t = 0; t < tokens; ++t) {
-        for (int r = 0; r < HYP_PANEL; ++r) acc[t][r] += (d[r] * da[t]) * (float)s->sum[t][r];
-        if (!min) continue;
-        for (int r = 0; r < HYP_PANEL; ++r) acc[t][r] += -(dmin[r] * da[t]) * (float)s->mins[t][r];
+        float v[HYP_PANEL];
+        for (int r = 0; r < HYP_PANEL; ++r) v[r] = d[r] * (float)s->sum[t][r];
+        for (int r = 0; min && r < HYP_PANEL; ++r) v[r] += -dmin[r] * (float)s->mins[t][r];
+        for (int r = 0; r < HYP_PANEL; ++r) acc[t][r] += da[t] * v[r];
     }
 }
 
@@ -146,10 +147,13 @@ HYP_INLINE void mul_tokens(int type, load_fn load, const uint8_t *rec, size_t ro
     for (size_t i = 0; i < k; i += HYP_SUPER, rec += HYP_PANEL * hyp_block_bytes(type)) {
         span_sums s;
         group b;
+        const float *da = NULL; /* half a record's scales */
         for (size_t g = 0; g < HYP_SUPER / HYP_BLOCK; ++g, act += act_bytes) {
-            const float *da = (const float *)(const void *)(act + tile * HYP_BLOCK);
             const int16_t *half = (const int16_t *)(const void *)(act + tile * (HYP_BLOCK + 4));
-            if (g * HYP_BLOCK % HYP_SPAN == 0) memset(&s, 0, sizeof s);
+            if (g * HYP_BLOCK % HYP_SPAN == 0) {
+                memset(&s, 0, sizeof s);
+                da = (const float *)(const void *)(act + tile * HYP_BLOCK);
+            }
             load(rec, g, &b);
             for (size_t t = 0; t < tokens; ++t)
                 add_group(halves, min, &b, (const int8_t *)act + t * HYP_BLOCK, half + 2 * t, s.sum[t], s.mins[t]);

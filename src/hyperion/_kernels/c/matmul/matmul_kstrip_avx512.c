@@ -3,7 +3,8 @@
  * A pass takes two panels and four tokens: their integer sums of a group, those of half a record and the floats are 24 registers
  * and as many chains, so that vpdpbusd waits for none; each vector of codes serves four products, each broadcast two.
  * What multiplies shares vpdpbusd's two ports on Zen 4 (vpdpwssd, vpmulld, floats), one slot each; additions and conversions do not.
- * Half a record of Q4_K, 32 vpdpbusd, has 10 others: 76% of the peak, which the loop reaches from the first-level cache. */
+ * So two groups' sums of Q4_K and Q5_K become the words of one vpdpwssd, where the tokens' reach (panel.h) says that they fit: half
+ * a record, 32 vpdpbusd, then has 7 others, 82% of the peak; 9 where they do not. */
 #include "matmul/kquant_avx512.h"
 
 HYP_INLINE void unpack(int type, const uint8_t *rec, size_t blocks, hyp_strip *strip)
@@ -26,6 +27,7 @@ HYP_INLINE void unpack(int type, const uint8_t *rec, size_t blocks, hyp_strip *s
                 _mm512_store_si512(to->min[g / 2], hyp_pair_scales_avx512(rec, g / 2, &s[0], &s[1]));
                 _mm512_store_si512(to->scale[g], s[0]);
                 _mm512_store_si512(to->scale[g + 1], s[1]);
+                _mm512_store_si512(to->scale[8 + g / 2], _mm512_or_si512(s[0], _mm512_slli_epi32(s[1], 16)));
             }
         }
         _mm512_store_ps(to->d, hyp_half16_avx512(rec));
@@ -117,6 +119,33 @@ HYP_INLINE void add_scaled(int panels, const hyp_strip *strip, int i, const sums
     }
 }
 
+/* Groups g and g + 1, whose sums fit words: sum += s0 times the first word of their scales, s1 times the second. */
+HYP_INLINE void add_scaled_words(int panels, const hyp_strip *strip, int g, const sums_of_pass *s0, const sums_of_pass *s1,
+                                 sums_of_pass *sum)
+{
+    HYP_UNROLL
+    for (int p = 0; p < panels; p++) {
+        const __m512i scales = _mm512_load_si512(strip[p].super->scale[8 + g / 2]);
+        HYP_UNROLL
+        for (int u = 0; u < PASS_TOKENS; u++) {
+            const __m512i words = _mm512_mask_blend_epi16(0xaaaaaaaau, s0->of[p][u], _mm512_slli_epi32(s1->of[p][u], 16));
+            sum->of[p][u] = _mm512_dpwssd_epi32(sum->of[p][u], words, scales);
+        }
+    }
+}
+
+/* sum += groups g and g + 1 x the tokens. */
+HYP_INLINE void pair_times(int panels, const hyp_strip *strip, int g, const uint8_t *codes, sums_of_pass *sum)
+{
+    sums_of_pass s[2];
+    HYP_UNROLL
+    for (int i = 0; i < 2; i++) {
+        start_at(panels, NULL, &s[i]);
+        vectors_times(panels, 0, 8, strip, g + i, codes + i * HYP_ACT_RECORD, &s[i]);
+    }
+    add_scaled_words(panels, strip, g, &s[0], &s[1], sum);
+}
+
 /* sum += group g x the tokens. */
 HYP_INLINE void group_times(int type, int panels, const hyp_strip *strip, int g, const four_tokens *from, sums_of_pass *sum)
 {
@@ -151,31 +180,37 @@ HYP_INLINE void fetch_next(int panels, const hyp_ahead *ahead, size_t g)
         _mm_prefetch((const char *)ahead->act + g * HYP_ACT_RECORD + line, _MM_HINT_T0);
 }
 
-/* One record of one or two panels x four tokens. */
-HYP_INLINE void record_times(int type, int panels, const hyp_strip *strip, const uint8_t *act, const starts *start, size_t t,
+/* One record of one or two panels x four tokens; `words`: their groups' sums fit 16 bits. */
+HYP_INLINE void record_times(int type, int words, int panels, const hyp_strip *strip, const uint8_t *act, const starts *start, size_t t,
                              hyp_strip_sums *sums)
 {
     four_tokens from = {act + HYP_BLOCK * t, act + HYP_ACT_D + 4 * t, start->at[0] + t};
-    __m512 acc[HYP_STRIP_PANELS][PASS_TOKENS];
-    HYP_UNROLL
-    for (int p = 0; p < panels; p++)
-        HYP_UNROLL
-        for (int u = 0; u < PASS_TOKENS; u++) acc[p][u] = _mm512_load_ps(sums[p * HYP_STRIP_GROUPS].at[t + (size_t)u]);
     for (int h = 0; h < 2; h++) {
+        const int end = 4 * h + 4;
         sums_of_pass sum;
         start_at(panels, type == HYP_Q3_K ? from.start + h * HYP_ACT_TILE : NULL, &sum);
-        for (int g = 4 * h; g < 4 * h + 4; g++, from.codes += HYP_ACT_RECORD) group_times(type, panels, strip, g, &from, &sum);
+        for (int g = 4 * h; words && g < end; g += 2, from.codes += 2 * HYP_ACT_RECORD) pair_times(panels, strip, g, from.codes, &sum);
+        for (int g = 4 * h; !words && g < end; g++, from.codes += HYP_ACT_RECORD) group_times(type, panels, strip, g, &from, &sum);
         HYP_UNROLL
-        for (int u = 0; u < PASS_TOKENS; u++)
+        for (int u = 0; u < PASS_TOKENS; u++) {
             HYP_UNROLL
-            for (int p = 0; p < panels; p++)
-                acc[p][u] = hyp_finish_half_avx512(type, strip[p].super, h, from.words + 4 * u, sum.of[p][u], acc[p][u]);
+            for (int p = 0; p < panels; p++) {
+                float *acc = sums[p * HYP_STRIP_GROUPS].at[t + (size_t)u];
+                _mm512_store_ps(acc, hyp_finish_half_avx512(type, strip[p].super, h, from.words + 4 * u, sum.of[p][u], _mm512_load_ps(acc)));
+            }
+        }
         from.words += 4 * HYP_ACT_RECORD;
     }
-    HYP_UNROLL
-    for (int p = 0; p < panels; p++)
-        HYP_UNROLL
-        for (int u = 0; u < PASS_TOKENS; u++) _mm512_store_ps(sums[p * HYP_STRIP_GROUPS].at[t + (size_t)u], acc[p][u]);
+}
+
+/* Which of 16 tokens have groups whose sums may not fit 16 bits; all, where a type has no other way. */
+HYP_INLINE unsigned far_reaching(int type, const uint8_t *act)
+{
+    const int limit = 2 * INT16_MAX / (type == HYP_Q4_K ? 15 : 31);
+    if (type != HYP_Q4_K && type != HYP_Q5_K) return 0xffff;
+    act += HYP_ACT_REACH * HYP_ACT_RECORD + HYP_ACT_D;
+    const __m512i reach = _mm512_max_epi32(hyp_load_avx512(act), hyp_load_avx512(act + 4 * HYP_ACT_RECORD));
+    return _mm512_cmpgt_epi32_mask(reach, _mm512_set1_epi32(limit));
 }
 
 /* The passes share the fetching of what is next: all at once would fill the queue of misses, and products would wait for it. */
@@ -183,12 +218,14 @@ HYP_INLINE void panels_times(int type, int panels, const hyp_strip *strip, const
                              hyp_strip_sums *sums, const hyp_ahead *ahead)
 {
     const size_t groups = HYP_SUPER / HYP_BLOCK;
+    const unsigned far = far_reaching(type, act);
     size_t fetched = 0;
     starts start;
     find_starts(type, act, &start);
     for (size_t t = 0; t < tokens; t += PASS_TOKENS) {
         for (; fetched < groups && fetched * tokens < groups * (t + PASS_TOKENS); fetched++) fetch_next(panels, ahead, fetched);
-        record_times(type, panels, strip, act, &start, t, sums);
+        if (far >> t & 15) record_times(type, 0, panels, strip, act, &start, t, sums);
+        else record_times(type, 1, panels, strip, act, &start, t, sums);
     }
 }
 
@@ -209,7 +246,8 @@ HYP_INLINE void strip_times(int type, const hyp_strip *strip, size_t panels, con
     }
 STRIP(q2_k, HYP_Q2_K)
 STRIP(q3_k, HYP_Q3_K)
-STRIP(scaled, HYP_Q4_K)
+STRIP(q4_k, HYP_Q4_K)
+STRIP(q5_k, HYP_Q5_K)
 STRIP(q6_k, HYP_Q6_K)
 
 hyp_strip_mul_fn hyp_strip_mul_k_avx512(int type)
@@ -218,6 +256,7 @@ hyp_strip_mul_fn hyp_strip_mul_k_avx512(int type)
     case HYP_Q2_K: return strip_q2_k;
     case HYP_Q3_K: return strip_q3_k;
     case HYP_Q6_K: return strip_q6_k;
-    default: return strip_scaled;
+    case HYP_Q4_K: return strip_q4_k;
+    default: return strip_q5_k;
     }
 }

@@ -48,7 +48,8 @@ typedef struct {
     float d[HYP_PANEL], p[HYP_PANEL];
 } hyp_strip_block;
 
-/* A record of a K type: 8 groups, their scales (of half groups in Q6_K, none in Q2_K and Q3_K) and mins (int16 pairs). */
+/* A record of a K type: 8 groups, their scales (of half groups in Q6_K; in Q4_K and Q5_K 8, then 4 pairs of int16; none in Q2_K and
+ * Q3_K) and mins (int16 pairs). */
 typedef struct {
     HYP_ALIGN64 uint8_t w[8][8][64];
     int32_t scale[16][HYP_PANEL];

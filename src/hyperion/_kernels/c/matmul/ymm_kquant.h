@@ -70,9 +70,9 @@ HYP_INLINE void ymm_k_terms(int type, int g, __m256i half, __m256i pair, const h
 /* acc + half a record, in the order that panel.h fixes. */
 HYP_INLINE __m256 ymm_k_finish(int type, const uint8_t *rec, int half, __m256 da, const hyp_ymm_k_sum *s, __m256 acc)
 {
-    acc = _mm256_fmadd_ps(_mm256_mul_ps(ymm_load_half(rec + 16 * half), da), _mm256_cvtepi32_ps(s->sum), acc);
-    if (!hyp_has_mins(type)) return acc;
-    return _mm256_fnmadd_ps(_mm256_mul_ps(ymm_load_half(rec + 32 + 16 * half), da), _mm256_cvtepi32_ps(s->mins), acc);
+    __m256 t = _mm256_mul_ps(ymm_load_half(rec + 16 * half), _mm256_cvtepi32_ps(s->sum));
+    if (hyp_has_mins(type)) t = _mm256_fnmadd_ps(ymm_load_half(rec + 32 + 16 * half), _mm256_cvtepi32_ps(s->mins), t);
+    return _mm256_fmadd_ps(da, t, acc);
 }
 
 /* ---- One token ------------------------------------------------------------------------------------------------------- */
