@@ -109,6 +109,17 @@ def test_windows_count_in_the_ledger_and_stay_bounded():
     assert ledger.used == used and ledger.peak <= max(peak, used + (12 << 20))  # all windows would take 22 MB
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_thread_of_a_depthwise_convolution_has_one_channel_s_planes(level):
+    rng, ledger = np.random.default_rng(6), process_budget()
+    x, w = rng.standard_normal((2, 60, 31, 23), np.float32), rng.standard_normal((60, 1, 3, 3), np.float32)
+    total = ledger.total_reserved
+    got = hyperion.conv2d(x, w, padding=1, groups=60, threads=3, simd=level)
+    assert ledger.total_reserved - total < 4 * 4 * 33 * 25
+    np.testing.assert_allclose(got, convolve(x, w, (1, 1), (1, 1), (1, 1), 60), atol=3e-5)
+    np.testing.assert_array_equal(hyperion.conv2d(x, w, padding=1, groups=60, threads=1, simd=level), got)
+
+
 def strange(array):
     """The same values, five bytes from each other."""
     copy = np.zeros(array.shape, [("value", np.float32), ("between", np.uint8)])["value"]

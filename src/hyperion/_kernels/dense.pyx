@@ -100,7 +100,7 @@ cdef extern from "dense/gemm.h" nogil:
                      const hyp_blocks *blocks, void *buffer)
 
 cdef extern from "dense/conv.h" nogil:
-    size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv)
+    size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv, size_t threads)
     int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_conv *conv,
                      const hyp_blocks *blocks, void *buffer)
 
@@ -402,10 +402,10 @@ cdef class Convolution:
         c.out, c.out_filter, c.out_row = &out[0, 0, 0], out.strides[0] // 4, out.strides[1] // 4
         return c
 
-    def buffer_bytes(self, const float[:, :, :] x not None, float[:, :, :] out not None):
+    def buffer_bytes(self, Team team not None, const float[:, :, :] x not None, float[:, :, :] out not None):
         """Bytes of buffer that `run` needs for an image of these strides."""
         cdef hyp_conv c = self.of(x, out)
-        return hyp_conv_buffer(self.blocks.table, &c) + 64
+        return hyp_conv_buffer(self.blocks.table, &c, team.threads) + 64
 
     def run(self, Team team not None, const float[:, :, :] x not None, float[:, :, :] out not None,
             unsigned char[::1] buffer not None):
@@ -415,7 +415,7 @@ cdef class Convolution:
         cdef hyp_conv c = self.of(x, out)
         cdef const hyp_table *kernels = self.blocks.table
         cdef const hyp_blocks *cut = &self.blocks.c
-        cdef size_t needed = hyp_conv_buffer(kernels, &c) + 64
+        cdef size_t needed = hyp_conv_buffer(kernels, &c, team.threads) + 64
         if <size_t>buffer.shape[0] < needed:
             raise InvalidArgumentError(f"the convolution needs a buffer of {needed} bytes")
         cdef void *memory = _line_after(&buffer[0], 64)

@@ -74,8 +74,8 @@ def conv2d(
         If dtypes, shapes or sizes do not fit.
     MemoryBudgetError
         If the process's limit leaves no room for a copy of one padded image (where there is no padding and no stride, and images
-        are contiguous, they are read where they lie) and of the filters; where strides are odd (no whole floats) also for a copy of
-        one image and of one image's results.
+        are contiguous, they are read where they lie; where each filter has small channels of its own, those of one filter a thread)
+        and of the filters; where strides are odd (no whole floats) also for a copy of one image and of one image's results.
     """
     image, filters = arrays.float32("x", x), arrays.float32("weight", weight)
     if image.ndim != 4 or filters.ndim != 4:
@@ -114,7 +114,7 @@ def conv2d(
         direct = result.strides[-1] == 4 and arrays.whole_floats(result)
         target = None if direct else stack.enter_context(arrays.room("convolution", result.shape[1:]))
         first = image[0] if copy is None else copy, result[0] if target is None else target
-        nbytes = min(most, 1 << 62) if most >> 60 else convolution.buffer_bytes(*first)  # what C cannot count fits nowhere
+        nbytes = min(most, 1 << 62) if most >> 60 else convolution.buffer_bytes(team, *first)  # what C cannot count fits nowhere
         buffer = stack.enter_context(arrays.scratch("convolution", nbytes))
         for n in range(count):
             if copy is not None:

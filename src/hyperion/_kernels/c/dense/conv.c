@@ -7,6 +7,7 @@
 #define TILE 512                 /* floats of a tile at most */
 #define PANELS 16                /* of filters a task at most */
 #define PIECE 4096               /* places of a channel's planes that are filled, or terms of a panel that are packed, together */
+#define OWN (1u << 15)           /* places of a group of one filter that a thread fills for itself, in its own caches */
 #define FILL_VALUES (1u << 14)   /* that a task of filling planes moves, at least */
 #define LEAST_WORK (1u << 18)    /* multiplications of a task */
 #define MOST_WORK (1u << 27)     /* and at most, but for one panel, so that a signal is seen soon */
@@ -22,8 +23,10 @@ typedef struct {
     size_t terms, each, depth; /* of a filter; filters and channels of a group */
     size_t plane, windows; /* places of a plane; windows, with those that run over */
     int lies; /* the image itself is a plane */
+    int own;  /* each thread fills the planes of one group of one filter, and multiplies them */
     const float *planes;
     ptrdiff_t channel;   /* floats from a channel's planes to the next one's */
+    size_t filled_channels; /* that stand in memory together */
     float *filled, *packed;
     size_t panels, panel, block; /* panels of a group's filters, floats of one; depth of a block */
     ptrdiff_t *places;
@@ -49,7 +52,7 @@ static axis axis_of(const hyp_conv_dim *d)
     return (axis){least(d->kernel, period(d)), d->out + reach};
 }
 
-static void plan(conv_job *job, const hyp_table *t, const hyp_conv *conv)
+static void plan(conv_job *job, const hyp_table *t, const hyp_conv *conv, size_t threads)
 {
     const hyp_conv_dim *row = &conv->dim[0], *col = &conv->dim[1];
     job->t = t, job->conv = conv;
@@ -61,17 +64,19 @@ static void plan(conv_job *job, const hyp_table *t, const hyp_conv *conv)
     job->lies = row->pad == 0 && col->pad == 0 && row->step == 1 && col->step == 1 && conv->x_at[1] == 1 &&
                 (conv->x_at[0] == (ptrdiff_t)job->axis[1].size || row->in == 1);
     job->channel = job->lies ? conv->x_channel : (ptrdiff_t)round_up(job->plane * job->axis[0].planes * job->axis[1].planes, LINE);
+    job->own = job->each == 1 && !job->lies && (size_t)job->channel <= OWN / job->depth;
+    job->filled_channels = job->lies ? 0 : job->own ? threads * job->depth : conv->channels;
     job->panels = job->each == 1 ? 0 : parts(job->each, t->gemm.mr);
     job->panel = round_up(job->terms * t->gemm.mr, LINE);
 }
 
-static size_t filled_floats(const conv_job *job) { return job->lies ? 0 : (size_t)job->channel * job->conv->channels; }
+static size_t filled_floats(const conv_job *job) { return job->lies ? 0 : (size_t)job->channel * job->filled_channels; }
 static size_t packed_floats(const conv_job *job) { return job->conv->groups * job->panels * job->panel; }
 
-size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv)
+size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv, size_t threads)
 {
     conv_job job;
-    plan(&job, t, conv);
+    plan(&job, t, conv, threads);
     return sizeof(float) * (filled_floats(&job) + packed_floats(&job)) + sizeof(ptrdiff_t) * job.terms;
 }
 
@@ -110,14 +115,14 @@ static void fill_row(const conv_job *job, const float *channel, size_t y, size_t
         for (size_t i = 0; i < last - first; i++) to[i] = from[(ptrdiff_t)i * step];
 }
 
-/* Places begin..end of a channel's planes, wherever rows and planes end. */
-static void fill_piece(const conv_job *job, size_t channel, size_t begin, size_t end)
+/* Places begin..end of the planes of a channel, which stand at `to`, wherever rows and planes end. */
+static void fill_piece(const conv_job *job, size_t channel, size_t begin, size_t end, float *to)
 {
     const hyp_conv_dim *row = &job->conv->dim[0], *col = &job->conv->dim[1];
     const size_t line = job->axis[1].size, rows = job->axis[0].size, planes = job->axis[1].planes;
     const float *from = job->conv->x + (ptrdiff_t)channel * job->conv->x_channel;
-    float *to = job->filled + (ptrdiff_t)channel * job->channel + begin;
     size_t plane = begin / job->plane, r = begin % job->plane / line, first = begin % line;
+    to += begin;
     memset(to, 0, (end - begin) * sizeof(float));
     end = least(end, job->plane * job->axis[0].planes * planes); /* the next channel begins at a line of the cache */
     for (; begin < end; plane++, r = 0) {
@@ -142,12 +147,12 @@ static void pack_piece(const conv_job *job, size_t panel, size_t begin, size_t e
 static void prepare_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     const conv_job *job = arg;
-    const size_t size = (size_t)job->channel, pieces = parts(size, PIECE), filled = job->lies ? 0 : job->conv->channels * pieces;
+    const size_t size = (size_t)job->channel, pieces = parts(size, PIECE), filled = job->lies ? 0 : job->filled_channels * pieces;
     const size_t packs = parts(job->terms, PIECE);
     (void)worker;
     for (size_t i = begin; i < end; i++) {
         const size_t piece = i < filled ? i % pieces * PIECE : (i - filled) % packs * PIECE;
-        if (i < filled) fill_piece(job, i / pieces, piece, least(piece + PIECE, size));
+        if (i < filled) fill_piece(job, i / pieces, piece, least(piece + PIECE, size), job->filled + i / pieces * size);
         else pack_piece(job, (i - filled) / packs, piece, least(piece + PIECE, job->terms));
     }
 }
@@ -188,6 +193,15 @@ static void sum_terms(const conv_job *job, hyp_tile tile, size_t rows, size_t co
     }
 }
 
+/* Windows of a group of one filter, whose first channel's planes stand at `planes`. */
+static void multiply_row(const conv_job *job, const float *planes, size_t group, size_t window, float *results)
+{
+    const size_t cols = least(job->width, job->windows - window);
+    const hyp_tile tile = {.a = job->conv->filter + group * job->terms, .a_col = 1, .b = planes + window, .c = results};
+    sum_terms(job, tile, 1, cols);
+    put(job, results, job->width, group, 1, window, cols);
+}
+
 static void multiply_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     const conv_job *job = arg;
@@ -197,14 +211,12 @@ static void multiply_task(void *arg, size_t begin, size_t end, size_t worker)
     for (size_t item = begin; item < end; item++) {
         const size_t part = item % job->parts, window = item / job->parts % job->tiles * width;
         const size_t group = item / job->parts / job->tiles, cols = least(width, job->windows - window);
-        hyp_tile tile = {.c = results, .c_row = (ptrdiff_t)width, .a_row = 1, .a_col = (ptrdiff_t)mr};
-        tile.b = job->planes + (ptrdiff_t)(group * job->depth) * job->channel + (ptrdiff_t)window;
+        const float *planes = job->planes + (ptrdiff_t)(group * job->depth) * job->channel;
         if (job->each == 1) {
-            tile.a = job->conv->filter + group * job->terms, tile.a_col = 1;
-            sum_terms(job, tile, 1, cols);
-            put(job, results, width, group, 1, window, cols);
+            multiply_row(job, planes, group, window, results);
             continue;
         }
+        hyp_tile tile = {.c = results, .c_row = (ptrdiff_t)width, .a_row = 1, .a_col = (ptrdiff_t)mr, .b = planes + window};
         const size_t last = least((part + 1) * job->share, job->panels);
         for (size_t panel = part * job->share; panel < last; panel++) {
             const size_t rows = least(mr, job->each - panel * mr);
@@ -216,24 +228,37 @@ static void multiply_task(void *arg, size_t begin, size_t end, size_t worker)
     }
 }
 
+static void own_task(void *arg, size_t begin, size_t end, size_t worker)
+{
+    const conv_job *job = arg;
+    const size_t size = (size_t)job->channel;
+    float *planes = job->filled + worker * job->depth * size;
+    HYP_ALIGN64 float results[TILE];
+    for (size_t group = begin; group < end; group++) {
+        for (size_t c = 0; c < job->depth; c++) fill_piece(job, group * job->depth + c, 0, size, planes + c * size);
+        for (size_t window = 0; window < job->windows; window += job->width) multiply_row(job, planes, group, window, results);
+    }
+}
+
 int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_conv *conv, const hyp_blocks *blocks,
                  void *buffer)
 {
     conv_job job;
-    plan(&job, t, conv);
+    plan(&job, t, conv, api->size(team));
     job.filled = buffer, job.packed = job.filled + filled_floats(&job);
     job.places = (ptrdiff_t *)(void *)(job.packed + packed_floats(&job));
     job.planes = job.lies ? conv->x : job.filled;
     job.block = blocks->depth;
+    job.width = job.each == 1 ? ROW_COLS : t->gemm.nr;
+    job.tiles = parts(job.windows, job.width), job.ahead = blocks->ahead ? job.width * sizeof(float) : 0;
     list_places(&job);
-    const size_t pieces = job.lies ? 0 : conv->channels * parts((size_t)job.channel, PIECE);
+    const size_t work = least(job.each, t->gemm.mr) * job.terms * job.width; /* of a panel */
+    if (job.own) return api->run(team, own_task, &job, conv->groups, LEAST_WORK / (job.tiles * work) + 1);
+    const size_t pieces = job.filled_channels * parts((size_t)job.channel, PIECE);
     const size_t todo = pieces + conv->groups * job.panels * parts(job.terms, PIECE);
     const size_t values = least(PIECE, pieces ? (size_t)job.channel : job.terms * t->gemm.mr);
     const int status = todo ? api->run(team, prepare_task, &job, todo, FILL_VALUES / values) : HYP_OK;
     if (status != HYP_OK) return status;
-    job.width = job.each == 1 ? ROW_COLS : t->gemm.nr;
-    job.tiles = parts(job.windows, job.width), job.ahead = blocks->ahead ? job.width * sizeof(float) : 0;
-    const size_t work = least(job.each, t->gemm.mr) * job.terms * job.width; /* of a panel */
     job.share = job.each == 1 ? 1 : least(least(job.panels, PANELS), MOST_WORK / work + 1);
     job.parts = job.each == 1 ? 1 : parts(job.panels, job.share);
     return api->run(team, multiply_task, &job, conv->groups * job.tiles * job.parts, LEAST_WORK / (job.share * work) + 1);

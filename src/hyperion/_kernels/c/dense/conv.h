@@ -27,7 +27,8 @@ typedef struct {
     ptrdiff_t out_filter, out_row;
 } hyp_conv;
 
-size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv);
+/* Bytes for a team of so many threads. */
+size_t hyp_conv_buffer(const hyp_table *t, const hyp_conv *conv, size_t threads);
 
 /* buffer: hyp_conv_buffer bytes, aligned to 64. */
 int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team, const hyp_conv *conv, const hyp_blocks *blocks,
