@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hyperion
+from benchmarks import synthetic
 from hyperion._kernels import stream
 from hyperion.memory import process_budget
 from hyperion.scheduling import LayerSize, MatrixSize, ModelSizes, make_plan
@@ -59,6 +60,32 @@ def test_same_bits_in_every_budget(path, expected, share, io):
             rows = [session.eval(IDS[:30]), *(session.eval([t]) for t in IDS[30:])]
         np.testing.assert_array_equal(np.stack(rows), expected[29:])
         assert model.memory_stats.peak_usage <= model.plan.budget
+
+
+TYPES = ["f16", "iq4_nl", "q2_k", "q3_k_m", "q4_1", "q4_k_m", "q5_0", "q5_1", "q5_k_m", "q6_k", "q8_0"]
+
+
+def same_bits(path, threads):
+    """The logits of a model that streams all of its rows, by one token and by several, are those of the resident one."""
+    steps = [IDS[:1], IDS[1:3], IDS[3:8], IDS[8:9], IDS[9:]]
+    with hyperion.load_model(path, context_length=64) as model, model.session() as session:
+        assert model.plan.resident
+        expected = [session.eval(ids) for ids in steps]
+    floor = smallest_budget(path, context_length=64, threads=threads)
+    with hyperion.load_model(path, memory_budget=floor, context_length=64, threads=threads) as model, model.session() as session:
+        assert model.plan.streamed_bytes > 0.9 * model.plan.weight_bytes
+        np.testing.assert_array_equal([session.eval(ids) for ids in steps], expected)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_rows_of_every_type_are_packed_where_they_are_used(shared, name):
+    same_bits(shared / "models" / "shakespeare" / f"shakespeare-{name}.gguf", 3)
+
+
+def test_rows_that_do_not_fill_a_panel(tmp_path):
+    shape = dataclasses.replace(synthetic.SHAPES["tiny"], vocab=20_003)
+    synthetic.write_model(tmp_path / "m.gguf", shape, "q8_0")
+    same_bits(tmp_path / "m.gguf", 2)
 
 
 def test_every_pass_reads_the_streamed_weights_once(path):

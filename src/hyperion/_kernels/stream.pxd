@@ -66,7 +66,7 @@ cdef extern from "stream/ring.h" nogil:
 
     ctypedef struct hyp_taken:
         const uint8_t *panels
-        uint8_t *rows
+        const uint8_t *rows
 
     hyp_ring *hyp_ring_create(const hyp_ring_piece *pieces, size_t n, uint8_t *memory, size_t slots, size_t slot_bytes,
                               size_t readers, size_t workers, int io)

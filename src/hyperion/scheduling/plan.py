@@ -290,7 +290,8 @@ def _largest_panel(sizes: ModelSizes) -> int:
 
 def _packing_bytes(sizes: ModelSizes) -> int:
     """What the threads that multiply pack streamed rows in: a panel's rows and two panels each."""
-    return sizes.workers * _round_up(3 * _largest_panel(sizes), 64)
+    panel = _largest_panel(sizes)
+    return sizes.workers * (_round_up(panel, 64) + _round_up(2 * panel, 64))
 
 
 def _ring(sizes: ModelSizes, nbytes: int) -> dict[str, Any]:

@@ -8,12 +8,20 @@
  * the panel comes from the core's own cache, and nothing is written that another core will read. */
 typedef struct {
     const uint8_t *panels; /* NULL where the piece is rows */
-    uint8_t *rows;
-    uint8_t *temp;         /* room to pack in: 1 + HYP_PACKED_TOGETHER panels for each worker, temp_bytes apart, 64-aligned */
+    const uint8_t *rows;
+    uint8_t *temp;         /* room to pack in, hyp_temp_bytes of the largest panel for each worker, 64-aligned */
     size_t temp_bytes;
 } hyp_taken;
 
 enum { HYP_PACKED_TOGETHER = 2 }; /* kernels for several tokens take panels in pairs */
+
+HYP_INLINE size_t hyp_whole_lines(size_t n) { return (n + 63) / 64 * 64; }
+
+/* Room for a panel's rows, and behind them for the panels that are packed together. */
+HYP_INLINE size_t hyp_temp_bytes(size_t panel)
+{
+    return hyp_whole_lines(panel) + hyp_whole_lines(HYP_PACKED_TOGETHER * panel);
+}
 
 typedef struct {
     void *self;

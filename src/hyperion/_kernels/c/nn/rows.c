@@ -14,34 +14,23 @@ typedef struct {
     size_t m;
 } rows_job;
 
-/* Write to every line that was read, and change nothing: a line that cores have only read may be in several caches, all of which
- * have to let go of it before a device can fill it again. */
-static void own(uint8_t *p, size_t n)
-{
-    for (size_t i = 0; i < n; i += 64) {
-        volatile uint8_t *line = p + i;
-        *line = *line;
-    }
-}
-
 static void rows_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     const rows_job *job = arg;
     const hyp_weight *w = job->product->weight;
     const size_t row_bytes = hyp_row_bytes(w->type, w->cols), panel = hyp_panel_bytes(w->type, w->cols);
     const size_t most = job->m == 1 ? 1 : HYP_PACKED_TOGETHER; /* one token: the smaller, the nearer the cache */
-    uint8_t *const temp = job->taken->temp + worker * job->taken->temp_bytes;
+    uint8_t *const temp = job->taken->temp + worker * job->taken->temp_bytes, *const packed = temp + hyp_whole_lines(panel);
     while (begin < end) {
         const size_t n = end - begin < most ? end - begin : most, first = begin * HYP_PANEL;
         const size_t rows = w->rows - first < n * HYP_PANEL ? w->rows - first : n * HYP_PANEL;
-        uint8_t *const raw = job->taken->rows + first * row_bytes;
+        const uint8_t *const raw = job->taken->rows + first * row_bytes;
         for (size_t i = 0; i < n; i++) { /* of a type that has kernels, so that packing cannot fail */
             const size_t left = rows - i * HYP_PANEL, count = left < HYP_PANEL ? left : HYP_PANEL;
             memcpy(temp, raw + i * HYP_PANEL * row_bytes, count * row_bytes); /* packing reads 16 places at once */
-            own(raw + i * HYP_PANEL * row_bytes, count * row_bytes);
-            hyp_pack_panel(w->type, temp, row_bytes, count, w->cols, temp + (1 + i) * panel);
+            hyp_pack_panel(w->type, temp, row_bytes, count, w->cols, packed + i * panel);
         }
-        job->table->mul[w->type](temp + panel, rows, w->cols, job->act, job->m, job->product->out + first, job->product->ldo);
+        job->table->mul[w->type](packed, rows, w->cols, job->act, job->m, job->product->out + first, job->product->ldo);
         begin += n;
     }
 }

@@ -56,7 +56,7 @@ static size_t temp_bytes(const hyp_ring_piece *pieces, size_t n)
         const size_t bytes = hyp_panel_bytes(pieces[i].extent.type, pieces[i].extent.cols);
         most = bytes > most ? bytes : most;
     }
-    return ((1 + HYP_PACKED_TOGETHER) * most + 63) / 64 * 64;
+    return hyp_temp_bytes(most);
 }
 
 size_t hyp_ring_bytes(const hyp_ring_piece *pieces, size_t n, size_t slots, size_t slot_bytes, size_t workers)
@@ -255,7 +255,7 @@ int hyp_ring_acquire(void *self, size_t piece, hyp_taken *taken)
     if (status == HYP_OK) {
         const uint8_t *const data = r->panels[piece];
         const int packed = r->pieces[piece].extent.packed;
-        *taken = (hyp_taken){packed ? data : NULL, packed ? NULL : (uint8_t *)data, r->temp, r->temp_bytes};
+        *taken = (hyp_taken){packed ? data : NULL, packed ? NULL : data, r->temp, r->temp_bytes};
     }
     hyp_unlock(&r->lock);
     return status;
