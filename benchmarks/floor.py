@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     def attempt(limit: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.peers.stream_job", "hyperion", str(model), "--budget", str(budget),
-                   "--context", str(args.context), "--prompt", "1", "--tokens", str(args.tokens)]  # fmt: skip
+                   "--context", str(args.context), "--prompt", "1", "--tokens", str(args.tokens), "--alone"]  # fmt: skip
         outcome = cgroup.run(command, limit, deadline=args.deadline)
         return merge(outcome.output) | {"limit": limit, "kills": outcome.kills}
 

@@ -2,9 +2,10 @@
 
 Every measurement is a process of its own in a fresh memory cgroup. Hyperion's group is its budget and what the interpreter
 had before loading; llama.cpp's is of the same size. η is the ideal time ÷ the measured one, where the ideal is the larger of
-streamed bytes ÷ the best raw read rate just before and after, and the time of a token when everything is resident. "Looked at"
-is the same against plain readings in which every byte is looked at once, as any use of it does. A
-llama.cpp run that gives no token before its deadline counts as one token in that time.
+streamed bytes ÷ the best raw read rate just before and after, and the time of a token when everything is resident. A disk's rate
+can move by half within seconds, so decoding goes in turns of a few tokens with readings in between, and η is the median of the
+turns. "Of the best" is against the one best of all readings of the whole file before loading and after closing. A llama.cpp run
+that gives no token before its deadline counts as one token in that time.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Bench:
 
     def long(self, budget: int) -> dict[str, Any]:
         """A long prompt and a few tokens after it: growth and bits."""
-        options = ("--budget", str(budget), "--context", str(self.args.long + 32), "--prompt", str(self.args.long), "--tokens", "4")
+        options = ("--budget", str(budget), "--context", str(self.args.long + 32), "--prompt", str(self.args.long), "--tokens", "4", "--alone")
         return self.job("hyperion", budget + self.base + MARGIN, *options)
 
     def once(self, budget: int) -> dict[str, Any]:
@@ -99,10 +100,15 @@ class Bench:
         if "seconds" in figures:
             if figures["streamed"] == 0:
                 self.resident = min(self.resident or figures["seconds"], figures["seconds"])
-            ideal = max(figures["streamed"] / figures["disk"], self.resident or 0.0)
-            figures["eta"] = ideal / figures["seconds"]
-            figures["eta_looked"] = max(figures["streamed"] / figures["looked"], self.resident or 0.0) / figures["seconds"]
+            beside = figures["beside"] or [figures["disk"]] * len(figures["turns"])
+            etas = [self.ideal(figures["streamed"], rate) / t for rate, t in zip(beside, figures["turns"], strict=True)]
+            figures["eta"] = report.median(etas)
+            figures["eta_best"] = self.ideal(figures["streamed"], figures["disk"]) / figures["seconds"]
         return figures | {"budget": budget}
+
+    def ideal(self, streamed: int, rate: float) -> float:
+        """Seconds of a token where nothing but reading, or nothing but computing, takes time."""
+        return max(streamed / rate, self.resident or 0.0)
 
     def amortise(self, budget: int) -> dict[str, Any]:
         """A prompt of 512 tokens, a batch of 16, and drafts, in one budget."""
@@ -117,7 +123,7 @@ class Bench:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    header = ["budget", "pinned", "read a token", "α", "tokens/s", "predicted", "off by", "η", "looked at", "growth", "kills", "same bits"]
+    header = ["budget", "pinned", "read a token", "α", "tokens/s", "predicted", "off by", "η", "of the best", "growth", "kills", "same bits"]
     digest, long = rows[0].get("digest"), rows[0].get("long", {}).get("digest")
     lines = []
     for r in rows:
@@ -129,7 +135,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             [f"{r['budget'] / 1e6:.0f} MB", f"{r['pinned'] / r['budget']:.0%}", f"{r['read'] / 1e6:.0f} MB", alpha,
              report.number(1 / r["seconds"]), report.number(r["predicted"]), f"{r['prediction_error']:.0%}",
-             f"{r['eta']:.2f} ({min(r['etas']):.2f}-{max(r['etas']):.2f})", f"{r['eta_looked']:.2f}",
+             f"{r['eta']:.2f} ({min(r['etas']):.2f}-{max(r['etas']):.2f})", f"{r['eta_best']:.2f}",
              f"{max(r['growth'], after.get('growth', 0)) / 1e6:.0f} MB", r["kills"] + after.get("kills", 0),
              "yes" if r["digest"] == digest and after.get("digest") == long else "NO"]
         )  # fmt: skip

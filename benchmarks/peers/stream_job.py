@@ -14,6 +14,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,11 @@ def say(**figures: object) -> None:
 
 
 HUGE = 2 << 20
+BLOCK = 4 << 20
+LAG, SPAN = 32 << 20, 128 << 20
+DIRECT = [(getattr(os, "O_DIRECT", 0), 1, BLOCK), (getattr(os, "O_DIRECT", 0), 2, BLOCK // 2)]
+TURN = 3
+"""Tokens of a turn, with the one that does not count."""
 
 
 def huge_buffer(nbytes: int) -> memoryview:
@@ -36,25 +43,24 @@ def huge_buffer(nbytes: int) -> memoryview:
     return memoryview(mapping)[start : start + nbytes]
 
 
-def read_through(path: str, flags: int, threads: int, block: int, look: bool = False, lag: int = 32 << 20) -> float:
-    """Bytes a second of one plain reading of the file, the page cache given back behind it.
+def read_through(
+    path: str, flags: int, threads: int, block: int, buffers: Sequence[memoryview], first: int = 0, nbytes: int | None = None
+) -> float:
+    """Bytes a second of one plain reading, the page cache given back behind it; nothing is done with what is read.
 
-    `look`: every byte is looked at before its memory is read into again, which is the least that a use of it does.
+    `nbytes` from `first` on are read, to the end of the file where that is None.
     """
-    size = os.path.getsize(path)
+    end = os.path.getsize(path) if nbytes is None else first + nbytes
     fd = os.open(path, os.O_RDONLY | flags)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    starts = list(range(0, size - block, block))
+    starts = list(range(first, end - block, block))
 
-    def work(first: int) -> None:
-        buffer = huge_buffer(block)
-        values = np.frombuffer(buffer, np.uint64)
-        for at in starts[first::threads]:
+    def work(number: int) -> None:
+        buffer = buffers[number][:block]
+        for at in starts[number::threads]:
             os.preadv(fd, [buffer], at)
-            if look:
-                values.max()
-            if not flags and at % lag == 0:
-                os.posix_fadvise(fd, 0, max(0, at - lag), os.POSIX_FADV_DONTNEED)
+            if not flags and at % LAG == 0:
+                os.posix_fadvise(fd, 0, max(0, at - LAG), os.POSIX_FADV_DONTNEED)
 
     team = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
     began = time.perf_counter()
@@ -68,12 +74,55 @@ def read_through(path: str, flags: int, threads: int, block: int, look: bool = F
     return len(starts) * block / seconds
 
 
-def raw_rates(path: str) -> tuple[float, float]:
-    """The best of plain readings of the whole file, direct and buffered, by one thread and by two; and of direct ones by more
-    threads in which every byte is looked at."""
-    ways = [(os.O_DIRECT, 1, 4 << 20), (os.O_DIRECT, 2, 2 << 20), (0, 1, 4 << 20), (0, 2, 4 << 20)]
-    looks = [(os.O_DIRECT, 2, 2 << 20, True), (os.O_DIRECT, 3, 1 << 20, True)]
-    return max(read_through(path, *way) for way in ways), max(read_through(path, *way) for way in looks)
+class Disk:
+    """What the disk gives to who does nothing but read. Its buffers stay, so that a process's growth does not count them."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.size = path, os.path.getsize(path)
+        self.buffers = [huge_buffer(BLOCK) for _ in range(2)]
+        for buffer in self.buffers:
+            np.frombuffer(buffer, np.uint8)[:] = 0
+
+    def best(self) -> float:
+        """Bytes a second of the best of readings of the whole file: direct and buffered, by one thread and by two."""
+        ways = [*DIRECT, (0, 1, BLOCK), (0, 2, BLOCK)]
+        return max(read_through(self.path, *way, self.buffers) for way in ways)
+
+    def now(self, turn: int) -> float:
+        """The best of short direct readings, of another part of the file in every turn; they leave the page cache alone, which
+        is in the group that the model runs in."""
+        span = min(SPAN, self.size // 2)
+        first = turn * span % (self.size - span) // BLOCK * BLOCK
+        return max(read_through(self.path, *way, self.buffers, first, span) for way in DIRECT)
+
+
+class Turns:
+    """Decoding in turn with plain readings, because the rate of a shared disk moves by half within a minute: each turn is set
+    against the better of the readings just before and just after it."""
+
+    def __init__(self, session: Any, disk: Disk | None) -> None:
+        self.session, self.disk = session, disk
+        self.seconds: list[float] = []  # of a token in each turn
+        self.rates: list[float] = []  # of the readings before each turn, and after the last
+
+    def run(self, ids: Sequence[int], digest: Any, turns: int) -> None:
+        """Evaluate all tokens; after a reading, in which the ring was filled, the first does not count."""
+        for turn, part in enumerate(np.array_split(np.asarray(ids), turns)):
+            if self.disk is not None and len(part) > 1:
+                self.rates.append(self.disk.now(turn))
+                digest.update(self.session.eval([int(part[0])]).tobytes())
+                part = part[1:]
+            start = time.perf_counter()
+            for token in part:
+                digest.update(self.session.eval([int(token)]).tobytes())
+            self.seconds.append((time.perf_counter() - start) / len(part))
+        if self.rates:
+            self.rates.append(self.disk.now(turns))
+
+    def figures(self) -> dict[str, Any]:
+        """The median token, and of each turn the seconds of a token and the bytes a second of the readings beside it."""
+        beside = [max(pair) for pair in zip(self.rates, self.rates[1:], strict=False)]
+        return {"seconds": float(np.median(self.seconds)), "turns": self.seconds, "beside": beside}
 
 
 def forget_peak() -> int:
@@ -86,8 +135,9 @@ def forget_peak() -> int:
 def hyperion_job(args: argparse.Namespace) -> None:
     import hyperion
 
+    disk = None if args.alone else Disk(args.model)
     say(base=peak_memory())
-    disk, looked = raw_rates(args.model)
+    best = disk.best() if disk else 0.0
     ids = token_ids(args.prompt + args.tokens, args.vocab)
     before, start = forget_peak(), time.perf_counter()
     model = hyperion.load_model(args.model, memory_budget=args.budget, context_length=args.context, threads=args.threads)
@@ -98,17 +148,14 @@ def hyperion_job(args: argparse.Namespace) -> None:
     logits = session.eval(ids[: args.prompt])
     digest = hashlib.sha256(logits.tobytes())
     say(prefill=time.perf_counter() - start)
-    stats, start = model.stream_stats, time.perf_counter()
-    for token in ids[args.prompt :]:
-        digest.update(session.eval([token]).tobytes())
-    seconds = time.perf_counter() - start
+    stats = model.stream_stats
+    turns = Turns(session, disk if model.plan.streamed_bytes else None)
+    turns.run(ids[args.prompt :], digest, max(1, args.tokens // TURN))
     now = model.stream_stats
     read = now["bytes_read"] - stats["bytes_read"] if now else 0
     growth = (peak_memory() or 0) - before
     model.close()
-    after = raw_rates(args.model)
-    say(seconds=seconds / args.tokens, read=read / args.tokens, growth=growth, digest=digest.hexdigest()[:16],
-        disk=max(disk, after[0]), looked=max(looked, after[1]))  # fmt: skip
+    say(read=read / args.tokens, growth=growth, digest=digest.hexdigest()[:16], disk=max(best, disk.best()) if disk else None, **turns.figures())
 
 
 def amortise_job(args: argparse.Namespace) -> None:
@@ -177,6 +224,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vocab", type=int, default=32000, help="token ids are drawn below this")
     parser.add_argument("--repack", action="store_true")
+    parser.add_argument("--alone", action="store_true", help="no plain readings of the disk beside the model")
     args = parser.parse_args()
     {"hyperion": hyperion_job, "llama": llama_job, "amortise": amortise_job}[args.peer](args)
 
