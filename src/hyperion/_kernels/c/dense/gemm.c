@@ -43,7 +43,8 @@ static void plan(gemm_job *job, const hyp_table *t, const hyp_gemm *g, const hyp
     job->b_panel = round_up(job->depth * job->nr, line);
     const int a_near = g->a_col == 1 ? !crowded(g->a_row) : g->a_row == 1;
     job->a_lies = a_near && (g->n <= FEW * job->nr || g->m <= NEAR / g->k);
-    job->b_lies = g->b_col == 1 && (g->m <= FEW * job->mr || g->n <= NEAR / g->k);
+    const int narrow = g->n <= FEW * job->nr && g->b_row >= 0 && (size_t)g->b_row <= FEW * job->nr;
+    job->b_lies = g->b_col == 1 && (narrow || g->m <= FEW * job->mr || g->n <= NEAR / g->k);
     job->ahead = job->b_lies ? 0 : blocks->ahead; /* what lies is not read in order */
 }
 

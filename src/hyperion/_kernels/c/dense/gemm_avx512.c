@@ -288,8 +288,9 @@ static void hyp_gemm_pack_avx512(const float *from, ptrdiff_t stride, size_t cou
         const int over = i + 16 > width;
         const float *rows[16];
         rows_from(from + (ptrdiff_t)i * stride, stride, count - i, rows);
-        for (size_t p = 0; p < k; p += 16) {
-            const size_t n = k - p < 16 ? k - p : 16;
+        size_t n = stride % 16 == 0 ? 16 - (uintptr_t)from % 64 / sizeof(float) : 16; /* from there on lines are read whole, once */
+        for (size_t p = 0; p < k; p += n, n = 16) {
+            if (n > k - p) n = k - p;
             float *at = to + p * width + i;
             __m512 v[16];
             load_square_avx512(rows, p, tail_mask(n), v);
