@@ -202,6 +202,25 @@ static void multiply_row(const conv_job *job, const float *planes, size_t group,
     put(job, results, job->width, group, 1, window, cols);
 }
 
+/* Windows of some filters: those of one line straight to where they belong. */
+static void multiply_tile(const conv_job *job, hyp_tile tile, size_t filter, size_t rows, size_t window, size_t cols)
+{
+    const hyp_conv *conv = job->conv;
+    const size_t y = window / job->axis[1].size, x = window % job->axis[1].size;
+    HYP_ALIGN64 float results[TILE];
+    if (x + cols > conv->dim[1].out) {
+        tile.c = results, tile.c_row = (ptrdiff_t)job->width;
+        sum_terms(job, tile, rows, cols);
+        put(job, results, job->width, filter, rows, window, cols);
+        return;
+    }
+    tile.c = conv->out + (ptrdiff_t)filter * conv->out_filter + (ptrdiff_t)y * conv->out_row + (ptrdiff_t)x;
+    tile.c_row = conv->out_filter;
+    sum_terms(job, tile, rows, cols);
+    for (size_t i = 0; conv->bias && i < rows; i++)
+        for (size_t j = 0; j < cols; j++) tile.c[(ptrdiff_t)i * tile.c_row + (ptrdiff_t)j] += conv->bias[filter + i];
+}
+
 static void multiply_task(void *arg, size_t begin, size_t end, size_t worker)
 {
     const conv_job *job = arg;
@@ -216,14 +235,13 @@ static void multiply_task(void *arg, size_t begin, size_t end, size_t worker)
             multiply_row(job, planes, group, window, results);
             continue;
         }
-        hyp_tile tile = {.c = results, .c_row = (ptrdiff_t)width, .a_row = 1, .a_col = (ptrdiff_t)mr, .b = planes + window};
+        hyp_tile tile = {.a_row = 1, .a_col = (ptrdiff_t)mr, .b = planes + window};
         const size_t last = least((part + 1) * job->share, job->panels);
         for (size_t panel = part * job->share; panel < last; panel++) {
             const size_t rows = least(mr, job->each - panel * mr);
             tile.a = job->packed + (group * job->panels + panel) * job->panel;
             tile.ahead = panel == part * job->share ? job->ahead : 0; /* of the next windows, once */
-            sum_terms(job, tile, rows, cols);
-            put(job, results, width, group * job->each + panel * mr, rows, window, cols);
+            multiply_tile(job, tile, group * job->each + panel * mr, rows, window, cols);
         }
     }
 }
