@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import pickle
+import random
 import threading
 import time
 
@@ -95,6 +96,35 @@ def test_top_k_draws_from_the_largest_and_of_equals_from_the_first(size, k, valu
     assert drawn <= set(largest[np.isfinite(logits[largest])].tolist())
     if k == 1:
         assert drawn == {int(np.argmax(logits))}
+
+
+@given(st.integers(1025, 9000), st.sampled_from((0.05, 1.0, 4.0, 40.0)), st.sampled_from((0.0, 0.4, 0.95, 1.0)),
+       st.sampled_from((0.0, 0.01, 1.0)), st.sampled_from((0.0, 0.5, 0.999)), st.integers(0, 2**32 - 1))  # fmt: skip
+def test_a_draw_from_all_tokens_is_the_one_that_sorting_them_gives(size, spread, top_p, min_p, forbidden, seed):
+    rng = np.random.default_rng(seed)
+    logits = np.round(rng.standard_normal(size) * spread, 2).astype(np.float32)
+    logits[rng.random(size) < forbidden] = -np.inf
+    logits[rng.integers(size)] = 1
+    order = np.lexsort((np.arange(size), -logits))
+    weights = np.exp((logits[order].astype(np.float64) - float(logits.max())) / 0.7)
+    total = np.cumsum(weights)
+    keep = int(np.count_nonzero(weights))
+    keep = min(keep, int(np.searchsorted(total, top_p * total[-1])) + 1) if top_p < 1 else keep
+    keep = max(1, min(keep, int(np.count_nonzero(weights >= min_p))) if min_p else keep)
+    sampler = Sampler(hyperion.GenerationConfig(top_k=0, top_p=top_p, min_p=min_p, temperature=0.7, seed=seed))
+    numbers = random.Random(seed)
+    for _ in range(5):
+        place = int(np.searchsorted(total[:keep], numbers.random() * total[keep - 1], side="right"))
+        assert sampler.draw(logits, ()) == order[min(place, keep - 1)]
+
+
+def test_a_draw_from_all_tokens_puts_few_in_order(monkeypatch):
+    sizes = []
+    monkeypatch.setattr("hyperion.generation.sampling.likeliest", lambda x, k: sizes.append(k) or likeliest(x, k))
+    logits = 4 * np.random.default_rng(1).standard_normal(100_000).astype(np.float32)
+    for top_p in (1.0, 0.9):
+        Sampler(hyperion.GenerationConfig(top_k=0, top_p=top_p, seed=1)).draw(logits, ())
+    assert max(sizes) <= 512 * 8
 
 
 def test_logits_that_are_not_numbers_do_not_stop_a_draw():

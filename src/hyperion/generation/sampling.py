@@ -17,6 +17,9 @@ BLOCK = 64
 """Logits of which one is the maximum that :func:`_among_largest` looks at."""
 
 
+FIRST = 512
+"""Tokens that are put in order at first where all may be drawn."""
+
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -88,11 +91,11 @@ class Sampler:
     def _draw(self, logits: np.ndarray) -> int:
         c = self.config
         n = logits.shape[0]
+        u = self.random.random()
+        if n > FIRST and not 0 < c.top_k < n and (drawn := self._draw_of_many(logits, u)) is not None:
+            return drawn
         ids = likeliest(logits, c.top_k if 0 < c.top_k < n else n)
-        scaled = logits[ids].astype(np.float64)
-        with np.errstate(over="ignore"):  # by a temperature that is next to nothing: weights of zero
-            scaled = (scaled - scaled[0]) / c.temperature
-        weights = np.exp(scaled)
+        weights = self._weights(logits[ids], logits[ids[0]])
         keep = int(np.count_nonzero(weights))  # what a processor forbade is at the end, with weight 0
         if c.top_p < 1.0:
             total = np.cumsum(weights)
@@ -100,8 +103,43 @@ class Sampler:
         if c.min_p > 0.0:
             keep = min(keep, int(np.count_nonzero(weights >= c.min_p)))
         total = np.cumsum(weights[: max(keep, 1)])
-        pick = int(np.searchsorted(total, self.random.random() * total[-1], side="right"))
+        pick = int(np.searchsorted(total, u * total[-1], side="right"))
         return int(ids[min(pick, len(total) - 1)])
+
+    def _draw_of_many(self, logits: np.ndarray, u: float) -> int | None:
+        """The draw where top_k leaves all tokens, without putting all in order: the likeliest mostly have the place of `u`.
+
+        None where that would not be less work, as nearly all are needed, or some logits are not numbers.
+        """
+        c = self.config
+        weights = self._weights(logits, logits.max())
+        whole = float(weights.sum())
+        if not np.isfinite(whole):
+            return None
+        allowed = weights >= c.min_p if c.min_p > 0.0 else weights > 0.0
+        keep = int(np.count_nonzero(allowed))
+        sum_kept = float(weights[allowed].sum()) if c.min_p > 0.0 else whole
+        count = FIRST
+        while count < logits.shape[0] // 2:
+            ids = likeliest(logits, count)
+            total = np.cumsum(weights[ids])
+            cut = int(np.searchsorted(total, c.top_p * whole)) + 1 if c.top_p < 1.0 else keep
+            last = min(keep, cut)
+            if last <= count:  # all that may be drawn is in order
+                pick = int(np.searchsorted(total[:last], u * total[last - 1], side="right"))
+                return int(ids[min(pick, last - 1)])
+            if c.top_p == 1.0 and u * sum_kept < total[-1]:  # the rest only counts
+                return int(ids[np.searchsorted(total, u * sum_kept, side="right")])
+            count *= 8
+        return None
+
+    def _weights(self, logits: np.ndarray, top: float) -> np.ndarray:
+        """Probabilities, float64, of which the largest, that of the logit `top`, is 1."""
+        scaled = logits.astype(np.float64)
+        scaled -= top
+        with np.errstate(over="ignore"):  # by a temperature that is next to nothing: weights of zero
+            scaled /= self.config.temperature
+        return np.exp(scaled, out=scaled)
 
 
 def likeliest(logits: np.ndarray, k: int) -> np.ndarray:
