@@ -1,5 +1,6 @@
 """Text to ids and back on real vocabularies, their special tokens, and streams."""
 
+import collections
 import json
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from hyperion import HyperionIOError, InvalidArgumentError
 from hyperion.tokenizer import Tokenizer, TokenizerConfig
+from hyperion.tokenizer.stream import ByteStream
 from tokenizer_data import CONTROL, USER_DEFINED, byte_bpe, gguf_metadata, small_spm
 
 NAMES = ("gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2")
@@ -355,3 +357,24 @@ def test_estimate_covers_what_the_process_grows_by(shared):
     grown, estimate, kept = map(int, out.stdout.split())
     assert grown <= estimate
     assert kept <= estimate <= 100_000_000
+
+
+def test_decoding_asks_for_the_bytes_of_a_token_once():
+    pieces = {1: b"", 2: b" a", 3: "\u20ac".encode()[:2], 4: "\u20ac".encode()[2:], 5: b"\xff"}
+
+    asked = collections.Counter()
+
+    class Source:
+        def piece(self, token, skip_special):
+            asked[token] += 1
+            return pieces[token]
+
+        def starts_with_prefix(self, token):
+            return True
+
+    ids = [1, 2, 3, 4, 2, 5, 3, 4, 1, 2, 3, 1]
+    whole = ByteStream(Source(), skip_special=True, continuation=False).decode(ids)
+    assert whole == "a\u20ac a\ufffd\u20ac a\ufffd"
+    assert max(asked.values()) <= 2  # once more while the text has not begun
+    stream = ByteStream(Source(), skip_special=True, continuation=False)
+    assert "".join([*map(stream.push, ids), stream.flush()]) == whole

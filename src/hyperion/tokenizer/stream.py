@@ -63,7 +63,24 @@ class ByteStream:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of all tokens, then end it."""
-        return "".join([*map(self.push, tokens), self.flush()])
+        rest, begin = iter(tokens), []
+        for token in rest:
+            begin.append(self.push(token))
+            if not self._at_start:
+                break
+        data = b"".join(map(_Pieces(self._source, self._skip_special).__getitem__, rest))
+        return "".join([*begin, self._decoder.decode(data), self.flush()])
+
+
+class _Pieces(dict[int, bytes]):
+    """The bytes of tokens, each asked for once: a text has few different ones."""
+
+    def __init__(self, source: PieceSource, skip_special: bool) -> None:
+        self._source, self._skip_special = source, skip_special
+
+    def __missing__(self, token: int) -> bytes:
+        data = self[token] = self._source.piece(token, self._skip_special)
+        return data
 
 
 class WholeStream:
