@@ -139,12 +139,24 @@ class PerformanceAnalysis:
         return advice.recommend(self.diagnose(metrics), metrics, threads, threads)
 
     def analyze_optimization_impact(self, baseline: PerformanceMetrics, current: PerformanceMetrics) -> OptimizationImpact:
-        """Compare two runs of the same work.
+        """Compare two runs of the same work, before and after something was changed.
+
+        Parameters
+        ----------
+        baseline, current : PerformanceMetrics
+            The run before and the run after. Times are compared as they are: measure the same prompt and length.
 
         Returns
         -------
         OptimizationImpact
-            Kept in :attr:`impacts`, too. What cannot be said for want of figures is None.
+            How many times faster the second run was, what it took of memory, and, where the configuration has
+            `enable_optimization`, what bounds it and what else to try. What cannot be said for want of figures is None.
+            It is kept in :attr:`impacts`, too, for :meth:`generate_report`.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If one of them is no PerformanceMetrics.
         """
         _check_metrics("baseline", baseline)
         _check_metrics("current", current)

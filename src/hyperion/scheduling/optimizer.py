@@ -181,7 +181,21 @@ class MemoryOptimizer:
         return model.replan(wanted or None, tradeoff=self.config.memory_speed_tradeoff)
 
     def set_memory_speed_tradeoff(self, tradeoff: float) -> None:
-        """0 for the least memory, 1 for the most speed; counts from the next optimize on."""
+        """Choose how much of a budget :meth:`optimize_memory_usage` spends on speed, from its next call on.
+
+        A model keeps the weights pinned that there is memory for, and reads the others in every pass. Less memory means more
+        reading, smaller prompt chunks and fewer kept activations; the results are the same bits at every setting.
+
+        Parameters
+        ----------
+        tradeoff : float
+            From 0.0, the least memory that the model works in, to 1.0, all of the budget.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If it is not a number from 0 to 1; the setting is as before.
+        """
         self.config.memory_speed_tradeoff = tradeoff
 
     def enable_in_place_operations(self, enable: bool = True) -> None:
