@@ -59,3 +59,16 @@ def write(name: str, markdown: str, data: dict[str, Any], folder: Path | None) -
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.md").write_text(markdown + "\n", encoding="utf-8")
         (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing without a screen; None without matplotlib, and a line says what to install."""
+    try:
+        import matplotlib
+    except ImportError:
+        sys.stderr.write('no picture without matplotlib: pip install "hyperion-lm[plot]"\n')
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt

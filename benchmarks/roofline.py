@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
 
     Filled marks are Hyperion's kernels (first level), hollow ones ggml's better.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        sys.stderr.write('no plot without matplotlib: pip install "hyperion-lm[plot]"\n')
+    plt = report.pyplot()
+    if plt is None:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
     counts = data["settings"]["threads"]
     figure, axes = plt.subplots(1, len(counts), figsize=(8 * len(counts), 7), squeeze=False, sharey=True)

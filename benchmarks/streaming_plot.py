@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks import report
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
     """Write the picture; without matplotlib a line says what to install."""
-    try:
-        import matplotlib
-    except ImportError:
-        sys.stderr.write('no picture without matplotlib: pip install "hyperion-lm[plot]"\n')
+    plt = report.pyplot()
+    if plt is None:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import ScalarFormatter
 
     size = data["file_bytes"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,9 @@ BINS = np.linspace(-0.4, 0.4, 81)
 
 def draw(data: dict[str, Any], folder: Path) -> None:
     """Write variants.png and variants-errors.png; without matplotlib a line says what to install."""
-    try:
-        import matplotlib
-    except ImportError:
-        sys.stderr.write('no pictures without matplotlib: pip install "hyperion-lm[plot]"\n')
+    plt = report.pyplot()
+    if plt is None:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
     _save(_draw_variants(data["rows"], plt), folder / "variants.png", plt)
 
