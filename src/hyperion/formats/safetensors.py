@@ -21,7 +21,6 @@ __all__ = ["SafetensorsContainer", "read_header"]
 
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 1 << 16
-MAX_DIMS = 64
 BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16,
     "U8": 8, "BOOL": 8, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
