@@ -7,28 +7,23 @@
 #include <stddef.h>
 
 #include "common/table.h"
-#include "quant/blocks.h"
 
 #include "quantize/lanes.h"
 #include "quantize/ranges.h"
 
 #include "quantize/convert.h"
 #include "quantize/turn.h"
+#include "quantize/floats.h"
 #include "quantize/legacy.h"
 #include "quantize/search.h"
 
 #include "quantize/affine.h"
 #include "quantize/sums.h"
 
-HYP_INLINE void blocks_to_floats(const uint8_t *src, size_t blocks, size_t bytes, size_t length, block_fn block, float *dst)
-{
-    for (; blocks; --blocks, src += bytes, dst += length) block(src, dst);
-}
-
-#define HYP_DEQUANTIZE(name, bytes, length)                                  \
-    static void dequantize_##name(const uint8_t *src, size_t blocks, float *dst) \
-    {                                                                        \
-        blocks_to_floats(src, blocks, bytes, length, block_##name, dst);     \
+#define HYP_DEQUANTIZE(name, bytes, length)                                                          \
+    static void dequantize_##name(const uint8_t *src, size_t blocks, float *dst)                     \
+    {                                                                                                \
+        for (; blocks; --blocks, src += (bytes), dst += (length)) floats_##name(src, dst);           \
     }
 HYP_DEQUANTIZE(q4_0, 18, 32)
 HYP_DEQUANTIZE(q4_1, 20, 32)
