@@ -128,15 +128,23 @@ HYP_INLINE void ranges_params(const float least[LANES], const float greatest[LAN
 
 /* ---- Codes ---------------------------------------------------------------------------------------------------------------- */
 
+/* Bytes from a value whose code is made to what is prefetched. A long group has just been read for its range: what comes next from
+ * memory is the next group, which is brought while codes are made, unless a group is more than the caches hold. */
+HYP_INLINE ptrdiff_t ahead_of(size_t g)
+{
+    enum { LONG = AHEAD / sizeof(float), LONGEST_HELD = 1 << 17 };
+    return g >= LONG && g <= LONGEST_HELD ? (ptrdiff_t)(g * sizeof(float)) : AHEAD;
+}
+
 /* Codes of 64 values, in groups of g, which is 16, 32 or at least 64: bytes, or 32 bytes of nibbles. `most` grows as in ranges_of. */
-HYP_INLINE void codes_64(const float *x, size_t g, const float *inverse, const float *zero, int bits, int packed, uint8_t *q,
-                         lanes *most)
+HYP_INLINE void codes_64(const float *x, size_t g, const float *inverse, const float *zero, int bits, int packed, ptrdiff_t ahead,
+                         uint8_t *q, lanes *most)
 {
     lanes v[4];
     for (size_t j = 0; j < 4; ++j) {
         const size_t group = j * LANES / g;
         const lanes w = lanes_load(x + j * LANES);
-        lanes_ahead(x + j * LANES);
+        lanes_fetch(x + j * LANES, ahead);
         *most = lanes_most(lanes_magnitude(w), *most);
         v[j] = lanes_add(lanes_mul(w, lanes_set(inverse[group])), lanes_set(zero[group]));
         v[j] = lanes_min(lanes_set(code_high(bits)), v[j]);
@@ -145,16 +153,17 @@ HYP_INLINE void codes_64(const float *x, size_t g, const float *inverse, const f
     else lanes_codes_64(v, (int8_t)code_low(bits), q);
 }
 
-/* Codes of n values that share their params; a half byte at the end is filled with 0. */
-HYP_INLINE void codes_run(const float *x, size_t n, float inverse, float zero, int bits, int packed, uint8_t *q, lanes *most)
+/* Codes of n values of a group of g; a half byte at the end is filled with 0. */
+HYP_INLINE void codes_run(const float *x, size_t n, size_t g, float inverse, float zero, int bits, int packed, uint8_t *q, lanes *most)
 {
+    const ptrdiff_t ahead = ahead_of(g);
     size_t i = 0;
-    for (; i + STRIP <= n; i += STRIP) codes_64(x + i, STRIP, &inverse, &zero, bits, packed, q + (packed ? i / 2 : i), most);
+    for (; i + STRIP <= n; i += STRIP) codes_64(x + i, STRIP, &inverse, &zero, bits, packed, ahead, q + (packed ? i / 2 : i), most);
     if (i == n) return;
     float rest[STRIP] = {0.0f};
     uint8_t codes[STRIP];
     memcpy(rest, x + i, (n - i) * sizeof(float));
-    codes_64(rest, STRIP, &inverse, &zero, bits, packed, codes, most);
+    codes_64(rest, STRIP, &inverse, &zero, bits, packed, ahead, codes, most);
     if (packed && n % 2) codes[(n - i) / 2] &= 15;
     memcpy(q + (packed ? i / 2 : i), codes, packed ? (n - i + 1) / 2 : n - i);
 }
@@ -166,8 +175,8 @@ HYP_INLINE void codes_groups(const float *x, size_t n, size_t g, const float *in
     size_t j = 0;
     if (g == LANES || g == 2 * LANES)
         for (; j + STRIP / g <= n; j += STRIP / g)
-            codes_64(x + j * g, g, inverse + j, zero + j, bits, packed, q + (packed ? j * g / 2 : j * g), most);
-    for (; j < n; ++j) codes_run(x + j * g, g, inverse[j], zero[j], bits, packed, q + (packed ? j * g / 2 : j * g), most);
+            codes_64(x + j * g, g, inverse + j, zero + j, bits, packed, AHEAD, q + (packed ? j * g / 2 : j * g), most);
+    for (; j < n; ++j) codes_run(x + j * g, g, g, inverse[j], zero[j], bits, packed, q + (packed ? j * g / 2 : j * g), most);
 }
 
 /* Groups of g (the last may be shorter) with given params. */
@@ -182,7 +191,7 @@ HYP_INLINE int given_groups_body(const float *x, size_t n, size_t g, int bits, i
         lanes_store(inverse, lanes_inverse(lanes_load(inverse)));
         if (zeros) memcpy(zero, zeros, count * sizeof(float));
         if (whole) codes_groups(x, count, g, inverse, zero, bits, packed, q, &most);
-        else codes_run(x, n, inverse[0], zero[0], bits, packed, q, &most);
+        else codes_run(x, n, g, inverse[0], zero[0], bits, packed, q, &most);
         x += length, n -= length, q += packed ? length / 2 : length, scales += count;
         if (zeros) zeros += count;
     }
@@ -308,7 +317,7 @@ HYP_INLINE int range_groups_body(const float *x, size_t n, size_t g, int bits, i
         if (affine_extremes(x + at, length, mm)) return 1;
         range_params(mm, bits, !zeros, scales, &zero);
         most = lanes_set(0.0f);
-        codes_run(x + at, length, inverse_of(*scales), zero, bits, packed, q + (packed ? at / 2 : at), &most);
+        codes_run(x + at, length, g, inverse_of(*scales), zero, bits, packed, q + (packed ? at / 2 : at), &most);
         if (zeros) *zeros++ = zero;
     }
     return 0;

@@ -64,11 +64,11 @@ static void quantize_run(affine_run *run, size_t o, size_t k, size_t i, size_t n
 {
     const hyp_quantize_kernels *kernels = run->kernels;
     const hyp_affine *job = run->job;
-    const size_t param = k * run->groups + i / job->group, group = smaller(job->group, STAGE);
+    const size_t param = k * run->groups + i / job->group;
     float *scales = job->scales + param, *zeros = job->zeros ? job->zeros + param : NULL;
     uint8_t *q = hyp_code_place(job, (o * job->x.n[1] + k) * job->x.n[2] + i);
-    const int bad = find ? kernels->range_groups(x, n, group, job->bits, job->packed, scales, zeros, q)
-                         : kernels->codes(x, n, group, job->bits, job->packed, scales, zeros, q);
+    const int bad = find ? kernels->range_groups(x, n, job->group, job->bits, job->packed, scales, zeros, q)
+                         : kernels->codes(x, n, job->group, job->bits, job->packed, scales, zeros, q);
     if (bad) run->failed = HYP_NOT_FINITE;
 }
 
