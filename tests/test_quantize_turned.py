@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hyperion import errors
+from hyperion import errors, memory
 from hyperion._kernels import dispatch
 from hyperion.quantization import QuantizationConfig, dequantize_tensor, quantize_tensor
 
@@ -103,3 +103,32 @@ def test_what_is_not_finite_is_named(config):
     with pytest.raises(errors.InvalidArgumentError) as caught:
         quantize_tensor(x, config)
     assert caught.value.context["index"] == (299, 1001)
+
+
+def test_arrays_in_between_are_in_the_ledger(monkeypatch):
+    counted = []
+    reserve = memory.MemoryBudget.reserve
+
+    def record(self, owner, nbytes, idle=0):
+        counted.append((owner, nbytes))
+        return reserve(self, owner, nbytes, idle)
+
+    monkeypatch.setattr(memory.MemoryBudget, "reserve", record)
+    before = memory.process_budget().used
+    x = np.random.default_rng(0).standard_normal((64, 96, 128)).astype(np.float32)
+    turned = x.transpose(2, 1, 0).copy().transpose(2, 1, 0)  # no two dimensions merge
+    blocks, groups = quantize_tensor(x, "q8_0"), quantize_tensor(x, QuantizationConfig(group_size=32))
+    assert counted == []
+    assert np.array_equal(quantize_tensor(turned, "q8_0").codes, blocks.codes)
+    assert np.array_equal(quantize_tensor(turned, QuantizationConfig(group_size=32)).codes, groups.codes)
+    for q in (blocks, groups):
+        turned[...] = 0
+        dequantize_tensor(q, out=turned)
+        assert np.array_equal(turned, dequantize_tensor(q))
+    assert counted == [("quantizing", x.nbytes)] * 4
+    counted.clear()
+    odd = np.zeros((800, 801), np.float32)
+    q = quantize_tensor(odd, QuantizationConfig(bits=4, axis=0))
+    dequantize_tensor(q)
+    assert counted == [("quantizing", odd.size)] * 2
+    assert memory.process_budget().used == before

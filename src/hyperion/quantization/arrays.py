@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from typing import Any
 
@@ -10,11 +12,13 @@ from numpy.typing import NDArray
 
 from hyperion._kernels import quantize as kernels
 from hyperion.errors import HyperionMemoryError, InvalidArgumentError
+from hyperion.memory import process_budget
 
-__all__ = ["BFLOAT16", "check_apart", "float_dtype", "new", "refuse", "values_of"]
+__all__ = ["BFLOAT16", "check_apart", "float_dtype", "merges", "new", "refuse", "scratch", "values_of"]
 
 Array = NDArray[Any]
 BFLOAT16 = "bfloat16"
+_UNCOUNTED = 256 << 10  # bytes
 _DTYPES = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -58,6 +62,17 @@ def new(shape: tuple[int, ...], dtype: Any) -> Array:
     except (MemoryError, ValueError) as error:
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         raise HyperionMemoryError(f"no memory for {nbytes} bytes of quantized data: {error}") from None
+
+
+def scratch(nbytes: int) -> contextlib.AbstractContextManager[Any]:
+    """The ledger's room for arrays that live as long as a call; a reservation takes longer than small ones are worth."""
+    return process_budget().reserve("quantizing", nbytes) if nbytes > _UNCOUNTED else contextlib.nullcontext()
+
+
+def merges(array: Array, first: int, end: int) -> bool:
+    """Whether dimensions `first` .. `end` - 1 become one without a copy."""
+    dims = [(n, step) for n, step in zip(array.shape[first:end], array.strides[first:end], strict=True) if n != 1]
+    return not array.size or all(outer[1] == inner[0] * inner[1] for outer, inner in itertools.pairwise(dims))
 
 
 def check_apart(what: str, out: Array, *others: Array | None) -> None:

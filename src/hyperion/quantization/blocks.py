@@ -50,10 +50,11 @@ def quantize(values: Array, kind: BlockType, data: Array, team: Team, level: str
     """Fill the blocks."""
     if values.size == 0:
         return
-    cut = _rows(values)
-    outcome = kernels.blocks_quantize(team, kind, cut, data, level=level)
-    if outcome == "nonfinite":
-        arrays.refuse(values, cut)
+    with arrays.scratch(_copied(values)):
+        cut = _rows(values)
+        outcome = kernels.blocks_quantize(team, kind, cut, data, level=level)
+        if outcome == "nonfinite":
+            arrays.refuse(values, cut)
     if outcome is not None:
         _refuse_large(values, kind)
 
@@ -72,15 +73,18 @@ def dequantize(kind: BlockType, data: Array, out: Array, team: Team, level: str 
     """Fill `out`, of any strides and one of the kernels' dtypes, with the values."""
     if out.size == 0:
         return
-    cut = _rows(out)
-    if np.may_share_memory(cut, out):
-        kernels.blocks_dequantize(team, kind, data, cut, level=level)
-        return
-    whole = arrays.new(out.shape, out.dtype)
-    kernels.blocks_dequantize(team, kind, data, _rows(whole), level=level)
-    out[...] = whole
+    with arrays.scratch(_copied(out)):
+        target = arrays.new(out.shape, out.dtype) if _copied(out) else out
+        kernels.blocks_dequantize(team, kind, data, _rows(target), level=level)
+        if target is not out:
+            out[...] = target
+
+
+def _copied(array: Array) -> int:
+    """Bytes that :func:`_rows` copies, 0 where it makes a view."""
+    return 0 if array.flags.c_contiguous or arrays.merges(array, 0, array.ndim - 1) else array.nbytes
 
 
 def _rows(array: Array) -> Array:
-    """The array as [1, rows, columns], a view where strides allow it; a row where it is one run."""
+    """The array as [1, rows, columns], a view where strides allow it."""
     return array.reshape(1, math.prod(array.shape[:-1]), array.shape[-1])

@@ -68,6 +68,15 @@ class Layout(NamedTuple):
         cut = array.reshape(1, 1, -1) if array.flags.c_contiguous or not array.ndim else array.reshape(-1, 1, self.shape[-1])
         return cut, cut.shape[2]
 
+    def copied(self, array: Array) -> int:
+        """Bytes that :meth:`cut` copies, 0 where it makes a view."""
+        n = array.ndim
+        if self.axis is not None:
+            view = arrays.merges(array, 0, self.axis) and arrays.merges(array, self.axis + 1, n)
+        else:
+            view = array.flags.c_contiguous or arrays.merges(array, 0, n - 1)
+        return 0 if view else array.nbytes
+
     def packs_directly(self, cut: Array, group: int) -> bool:
         """Whether every row and group begins a byte of packed nibbles."""
         length = cut.shape[1] if cut.shape[2] == 1 else cut.shape[2]
@@ -98,17 +107,25 @@ def quantize(
         if zeros is not None and config.zero_point is None:
             zeros[...] = 0
         return
+    with arrays.scratch(layout.copied(values)):
+        _quantize(values, config, layout, codes, scales, zeros, team, level)
+
+
+def _quantize(
+    values: Array, config: QuantizationConfig, layout: Layout, codes: Array, scales: Array, zeros: Array | None, team: Team, level: str | None
+) -> None:
     cut, group = layout.cut(values)
     direct = layout.bits == 8 or layout.packs_directly(cut, group)
-    target = codes if direct else arrays.new((layout.size,), np.int8)
-    outcome = kernels.affine_quantize(
-        team, cut, group=group, bits=layout.bits, method=config.method, find_scale=config.scale is None,
-        find_zero=config.zero_point is None, codes=target, scales=scales, zeros=zeros, level=level,
-    )  # fmt: skip
-    if outcome is not None:
-        arrays.refuse(values, cut)
-    if not direct:
-        kernels.pack_nibbles(team, target, codes, level=level)
+    with arrays.scratch(0 if direct else layout.size):  # rows that begin within a byte: packed when all are known
+        target = codes if direct else arrays.new((layout.size,), np.int8)
+        outcome = kernels.affine_quantize(
+            team, cut, group=group, bits=layout.bits, method=config.method, find_scale=config.scale is None,
+            find_zero=config.zero_point is None, codes=target, scales=scales, zeros=zeros, level=level,
+        )  # fmt: skip
+        if outcome is not None:
+            arrays.refuse(values, cut)
+        if not direct:
+            kernels.pack_nibbles(team, target, codes, level=level)
 
 
 def dequantize(
@@ -117,15 +134,17 @@ def dequantize(
     """Fill `out`, of any strides and one of the kernels' dtypes, with the values."""
     if layout.size == 0:
         return
-    cut, group = layout.cut(out)
-    if not np.may_share_memory(cut, out):  # strides that do not merge: through an array that can be written in one go
-        whole = arrays.new(layout.shape, out.dtype)
-        dequantize(layout, codes, scales, zeros, whole, team, level)
-        out[...] = whole
+    if layout.copied(out):  # strides that do not merge: through an array that can be written in one go
+        with arrays.scratch(out.nbytes):
+            whole = arrays.new(layout.shape, out.dtype)
+            dequantize(layout, codes, scales, zeros, whole, team, level)
+            out[...] = whole
         return
-    if layout.bits == 4 and not layout.packs_directly(cut, group):
-        codes = unpack(layout, codes, None, team, level)
-    kernels.affine_dequantize(team, cut, group=group, bits=layout.bits, codes=codes, scales=scales, zeros=zeros, level=level)
+    cut, group = layout.cut(out)
+    direct = layout.bits == 8 or layout.packs_directly(cut, group)
+    with arrays.scratch(0 if direct else layout.size):
+        source = codes if direct else unpack(layout, codes, None, team, level)
+        kernels.affine_dequantize(team, cut, group=group, bits=layout.bits, codes=source, scales=scales, zeros=zeros, level=level)
 
 
 def unpack(layout: Layout, codes: Array, out: Array | None, team: Team, level: str | None) -> Array:
