@@ -28,6 +28,7 @@ from hyperion.models.mixed import MixedPrecisionConfig
 from hyperion.models.prune import PruneConfig, PrunedTensor, Selection, block_norms, occupied_tiles, spread
 from hyperion.models.quantize_rows import encode_rows
 from hyperion.models.recipe import Recipe
+from hyperion.quantization import QuantizedTensor, dequantize_tensor
 
 __all__ = ["Conversion", "ConversionJob", "convert", "estimate_conversion", "prune"]
 
@@ -376,7 +377,7 @@ class ConversionJob:
 
         def norms() -> Iterator[tuple[int, np.ndarray]]:
             for first, n in self._slabs(tensor):
-                yield n, block_norms(quant.dequantize(source, self._source_rows(tensor, first, n)[0], n, cols), size)
+                yield n, block_norms(_values(source, self._source_rows(tensor, first, n)[0], n, cols), size)
 
         held = list(norms()) if blocks <= self.slab_weights else None
         again = norms if held is None else lambda: iter(held)
@@ -401,7 +402,7 @@ class ConversionJob:
 
         The blocks of a type that nothing is taken from stay as they are: quantizing their values again might change them.
         """
-        values = quant.dequantize(source, raw, rows, tensor.cols)
+        values = _values(source, raw, rows, tensor.cols)
         weights = spread(keep(block_norms(values, tensor.block)), tensor.block, rows, tensor.cols)
         np.copyto(values, 0, where=~weights)
         encoded = self._encode(tensor, values)
@@ -438,7 +439,7 @@ class ConversionJob:
         if keep is not None:
             raw, tiles = self._thinned(tensor, source, raw, rows, keep)
         elif source.id != tensor.type:
-            raw = self._encode(tensor, quant.dequantize(source, raw, rows, tensor.cols))
+            raw = self._encode(tensor, _values(source, raw, rows, tensor.cols))
         if tensor.heads and not tensor.matrix:
             raw = _rotate(raw.reshape(-1, 4), tensor.cols // tensor.heads).reshape(-1)
         if self.format == "gguf" or not tensor.matrix:
@@ -449,6 +450,11 @@ class ConversionJob:
             return packed
         assert tiles is not None
         return np.asarray(quant.sparsify(matrix, tiles).panels)
+
+
+def _values(source: Any, raw: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """Blocks as float32 [rows, cols], on all threads."""
+    return dequantize_tensor(QuantizedTensor((rows, cols), source.name, raw.reshape(rows, -1)))
 
 
 def _rotate(rows: np.ndarray, head_dim: int) -> np.ndarray:
