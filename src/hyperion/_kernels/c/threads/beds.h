@@ -1,7 +1,7 @@
-/* Where a worker that slept for long wakes up. Linux likes to put it on the core of the thread that wakes it, all the more
- * on a virtual machine, where a core that idles looks as if the host had taken it away. There it waits for milliseconds only
- * to find that it would take time from the caller. So a worker takes the caller's core out of its affinity before it sleeps
- * on, and puts it back when it is up, before anything else. A caller that is on another core by then says so to the system
+/* Where a worker that slept wakes up. Linux likes to put it on the core of the thread that wakes it, all the more on a
+ * virtual machine, where a core that idles looks as if the host had taken it away. There it waits for milliseconds only to
+ * find that it would take time from the caller. So a worker takes the caller's core out of its affinity before it sleeps,
+ * and puts it back when it is up, before anything else. A caller that is on another core by then says so to the system
  * before it wakes anybody: a system call on a cold core, which is why that is not the usual way. For threads.c alone. */
 #ifndef HYP_THREADS_BEDS_H
 #define HYP_THREADS_BEDS_H
@@ -11,7 +11,6 @@
 #if defined(HYP_FUTEX)
 #include <string.h>
 
-#define BED_AFTER 2    /* ms of sleep: shorter ones end well, and are too many to pay for */
 #define BED_CORES 8192 /* the most that Linux is built for */
 #define BED_WORD (8 * sizeof(unsigned long))
 
@@ -99,7 +98,6 @@ static void bed_leave(bed *b)
     set_cores(0, b->confined ? &b->before : &c, b->bytes);
 }
 #else
-#define BED_AFTER HYP_FOREVER
 typedef struct {
     char unused;
 } bed;

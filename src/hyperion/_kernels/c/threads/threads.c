@@ -9,8 +9,8 @@
  * Waiting is a bounded spin, then sleep. How long the spin is follows the last wait: after one that was longer than the
  * spin could cover, spinning is a waste (idle, or the core is needed by somebody else), and the next one is short.
  *
- * A worker that shares the caller's core, because the others are taken or because the system woke it there, gives way. One
- * that slept for long is kept from being woken there: see beds.h.
+ * A worker that shares the caller's core, because the others are taken or because the system put it there, gives way. One
+ * that sleeps is kept from being woken there: see beds.h.
  *
  * A worker that loses its core in the middle of a chunk holds up the region for a time slice, some milliseconds. So the
  * caller keeps an account: what workers save is its income, such waits are its spending. When that is overdrawn, other
@@ -154,11 +154,6 @@ static uint32_t take_share(member *self)
     return self->id <= hyp_peek(&t->active) && hyp_peek(&t->left) && !gives_way(self) ? take(t) : 0;
 }
 
-static int sleeps_on(hyp_team *t, uint32_t epoch)
-{
-    return hyp_load(&t->epoch) == epoch && !hyp_load(&t->left) && !hyp_load(&t->stop);
-}
-
 /* Wait for a region. *slow is this worker's memory of its last wait. */
 static void idle(member *self, int *slow)
 {
@@ -179,12 +174,10 @@ static void idle(member *self, int *slow)
     const uint32_t epoch = hyp_load(&t->epoch);
     /* The flag is raised before the last look, and the caller publishes before it looks at the flag. */
     hyp_store(&t->workers_sleep, 1);
-    if (sleeps_on(t, epoch)) hyp_sleep(&t->lot, &t->epoch, epoch, BED_AFTER);
-    if (sleeps_on(t, epoch)) {
-        bed_enter(&self->bed, hyp_peek(&t->core));
-        while (sleeps_on(t, epoch)) hyp_sleep(&t->lot, &t->epoch, epoch, HYP_FOREVER);
-        bed_leave(&self->bed);
-    }
+    bed_enter(&self->bed, hyp_peek(&t->core));
+    while (hyp_load(&t->epoch) == epoch && !hyp_load(&t->left) && !hyp_load(&t->stop))
+        hyp_sleep(&t->lot, &t->epoch, epoch, HYP_FOREVER);
+    bed_leave(&self->bed);
     *slow = hyp_now() - start > SPIN_LONG;
 }
 
