@@ -464,6 +464,50 @@ def test_a_function_that_the_model_calls_cannot_wait_for_it(model):
     assert model.generate(PROMPT, max_length=1, temperature=0)
 
 
+def test_a_move_that_is_broken_off_twice_is_finished_by_the_next_call(monkeypatch):
+    """Ctrl-C, and again while the model goes back: no pass runs over weights and buffers that are not there."""
+    with model_path(None) as path, hyperion.load_model(path, threads=1, context_length=64) as model:
+        model.replan(model.smallest_budget + 1_000_000)
+        plan, expected = model.plan, model.logits([1, 2, 3])
+
+        def broken(*arguments):
+            raise KeyboardInterrupt
+
+        for name in ("allocate", "release"):
+            with monkeypatch.context() as patch:
+                patch.setattr(model.workspace, name, broken)
+                with pytest.raises(KeyboardInterrupt):
+                    model.replan("40MB")
+            assert model.plan == plan
+            assert np.array_equal(model.logits([1, 2, 3]), expected)
+            assert model.budget.limit == plan.budget
+            assert model.memory_stats.current_usage <= plan.budget
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_memory_is_given_back_where_ctrl_c_comes_while_it_is_counted(model, monkeypatch, where):
+    from hyperion.memory import allocate
+    from hyperion.memory.budget import Reservation
+
+    release, calls = Reservation.release, []
+
+    def interrupted(self):
+        calls.append(self)
+        if len(calls) <= 2:
+            if where:
+                release(self)
+            raise KeyboardInterrupt
+        release(self)
+
+    used = model.memory_stats.current_usage
+    buffer = allocate(model.budget, "test", 100_000)
+    monkeypatch.setattr(Reservation, "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # comes again when the memory is counted
+        buffer.close()
+        time.sleep(0.01)
+    assert model.memory_stats.current_usage == used
+
+
 def test_what_belongs_to_a_closed_model_says_so():
     with model_path(None) as path, hyperion.load_model(path, threads=1) as model:
         session, loader = model.session(), model.loader

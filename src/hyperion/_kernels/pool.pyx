@@ -1,6 +1,7 @@
 """Memory that Hyperion owns: page buffers."""
 
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.exc cimport PyErr_SetInterrupt
 
 from hyperion.errors import HyperionMemoryError, HyperionRuntimeError, InvalidArgumentError
 
@@ -188,5 +189,15 @@ cdef class PageBuffer:
 
 
 cdef void _call(done) noexcept:
-    # An exception here has nobody to go to: Cython reports it as unraisable.
-    done()
+    # An exception here has nobody to go to: Cython reports it as unraisable. Ctrl-C is for whoever runs, and comes again after
+    # the memory was counted: were the count broken off, the budget would lack these bytes for good.
+    cdef int attempts
+    cdef bint interrupted = False
+    for attempts in range(16):
+        try:
+            done()
+            break
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        PyErr_SetInterrupt()

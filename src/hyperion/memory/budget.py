@@ -7,6 +7,7 @@ counts in its budget and in all ancestors, in all or in none.
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
 import weakref
@@ -40,15 +41,28 @@ class _Lock:
             os.register_at_fork(before=self._lock.acquire, after_in_parent=release, after_in_child=release)
 
     def __enter__(self) -> None:
-        self._lock.acquire()
-        self.depth += 1
+        try:
+            self._lock.acquire()
+            self.depth += 1
+        except BaseException:  # Ctrl-C is heard between the two: nobody would give the lock back
+            self._forget_lost()
+            raise
 
     def __exit__(self, *error: object) -> None:
-        while self.depth == 1 and self.deferred:
-            budget, owner, nbytes, idle = self.deferred.pop()
-            budget._count(owner, -nbytes, 0, -idle)
-        self.depth -= 1
-        self._lock.release()
+        try:
+            while self.depth == 1 and self.deferred:
+                budget, owner, nbytes, idle = self.deferred.pop()
+                budget._count(owner, -nbytes, 0, -idle)
+        finally:
+            self.depth -= 1
+            self._lock.release()
+            if self.depth == 0:
+                self._forget_lost()
+
+    def _forget_lost(self) -> None:
+        """Give back what interrupted statements of this thread took of the lock and did not count."""
+        while self._lock._is_owned() and self.depth == 0:  # type: ignore[attr-defined]
+            self._lock.release()
 
 
 _lock = _Lock()
@@ -177,8 +191,14 @@ class Reservation:
         self.release()
 
     def __del__(self) -> None:
-        if not getattr(self, "_released", True):
-            self.release()
+        interrupted = False
+        while not getattr(self, "_released", True):
+            try:
+                self.release()
+            except KeyboardInterrupt:  # it would be lost here, and the bytes with it: it is sent again
+                interrupted = True
+        if interrupted:
+            _thread.interrupt_main()
 
     def __repr__(self) -> str:
         return f"Reservation({self._owner!r}, {self._nbytes} bytes)"

@@ -237,12 +237,15 @@ class MemoryPool(Pool):
         reservation = budget.reserve(owner, mapped, mapped - size)
         counted = False
 
-        def release() -> None:
+        def release() -> None:  # called again where Ctrl-C breaks it off
+            nonlocal counted, on_release
             if counted:
+                counted = False
                 self.count_pages(size, mapped, False)
             reservation.release()
             if on_release is not None:
-                on_release()
+                after, on_release = on_release, None
+                after()
 
         try:
             buffer = PageBuffer(size, huge, release)

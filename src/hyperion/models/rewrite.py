@@ -71,6 +71,7 @@ def _replace(model: Transformer, recipe: Recipe, spool: SpoolFile, progress: Any
     for session in model.open_sessions:
         del session.tokens[:]
     model.scheduler.drop_kept()
+    model._settled = False
     model.workspace.release()
     model.runtime.set_source(None)
     weights.unload()
@@ -115,13 +116,11 @@ def _take(model: Transformer, path: str) -> None:
         model.container.close()
         raise
     model.loader.apply_window()
+    model._settled = True
 
 
 def _restore(model: Transformer, before: dict[str, Any]) -> None:
     """The model as it was."""
     for name, value in before.items():
         setattr(model, name, value)
-    model._weights.apply(model.plan)  # type: ignore[union-attr]
-    model._allocate_workspace()
-    model.runtime.set_source(model._weights.ring)  # type: ignore[union-attr]
-    model.loader.apply_window()
+    model._settle()

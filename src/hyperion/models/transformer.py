@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -14,7 +15,7 @@ from hyperion._kernels.nn import Runtime, Shape
 from hyperion._kernels.pool import rounded
 from hyperion._kernels.threads import Team
 from hyperion.dense import CacheConfig
-from hyperion.errors import HyperionRuntimeError, InvalidArgumentError
+from hyperion.errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
 from hyperion.formats import TensorInfo, open_container
 from hyperion.io import SpoolFile
 from hyperion.loading.mapped import MappedModel
@@ -90,6 +91,7 @@ class Transformer:
     ) -> None:
         self._closed = False
         self._lock = threading.Lock()
+        self._settled = True  # what is in memory is what the plan says
         self._calling: int | None = None  # the thread that holds the lock while a function of the user's may run
         self._weights: ModelWeights | None = None
         self._reserved: dict[str, Reservation] = {}
@@ -318,26 +320,35 @@ class Transformer:
 
     def _move(self, plan: MemoryPlan, limit: int) -> None:
         """From the present plan to another one; back to the present one if a read fails."""
-        weights, before = self._weights, self.plan
-        assert weights is not None and self.budget.limit is not None
+        before = self.plan
+        assert self.budget.limit is not None
+        self._settled = False
         self.scheduler.drop_kept()
-        self.workspace.release()
-        self.runtime.set_source(None)
         self.budget.set_limit(max(limit, self.budget.limit))
         self.plan = plan
         try:
-            weights.apply(plan)
+            self._settle()
         except BaseException:
             self.plan = before
-            weights.apply(before)
+            with contextlib.suppress(MemoryBudgetError):  # the error's own frames may still hold memory: the next call settles
+                self._settle()
             raise
-        finally:
-            self._allocate_workspace()
-            self.runtime.set_source(weights.ring)
-            self.loader.apply_window()
-        self.budget.set_limit(limit)
+
+    def _settle(self) -> None:
+        """Hold in memory what the plan says. What breaks it off, a second Ctrl-C perhaps, leaves that to the next call."""
+        weights = self._weights
+        assert weights is not None
+        self._settled = False
+        self.workspace.release()
+        self.runtime.set_source(None)
+        weights.apply(self.plan)
+        self._allocate_workspace()
+        self.runtime.set_source(weights.ring)
+        self.loader.apply_window()
+        self.budget.set_limit(self.plan.budget)
         if self._room is not None:
             self._room.settle()
+        self._settled = True
 
     # ---- other weights -------------------------------------------------------------------------------------------
 
@@ -452,6 +463,8 @@ class Transformer:
         check_callback(progress, "progress")
         with self._lock:
             self._check_open()  # the model, its sessions and how full they are: other threads may have changed them
+            if not self._settled:
+                self._settle()
             call = Evaluation(self, work, every, collect if each is None else each)
             if each is None:
                 results += [np.empty((n if every else 1, self.config.vocab_size), np.float32) for n in call.sizes]
