@@ -118,7 +118,7 @@ int hyp_columns_ranges(const hyp_table *t, const hyp_threads_api *api, hyp_team 
     const size_t rows = job->x.n[0], columns = job->x.n[1], tasks = 4 * api->size(team);
     const size_t parts = smaller(ceil_div(tasks, ceil_div(columns, WIDTH)), ceil_div(rows, TALL));
     columns_run run = columns_open(t, job, ceil_div(rows, parts));
-    if (run.down > 1) { /* there are few columns: this is at most 128 KiB a thread */
+    if (run.down > 1) { /* there are fewer tiles than tasks: at most 256 KiB a thread */
         run.parts = malloc(run.down * 2 * columns * sizeof(float));
         if (!run.parts) return HYP_ERROR_MEMORY;
     }

@@ -8,6 +8,12 @@
 
 #include "common/table.h"
 
+#if defined(_MSC_VER) && !defined(__clang__)
+#pragma fp_contract(off)
+#elif defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+
 #include "quantize/lanes.h"
 #include "quantize/ranges.h"
 
