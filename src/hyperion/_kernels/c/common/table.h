@@ -175,8 +175,9 @@ typedef struct {
 } hyp_sparse_kernels;
 /* ---- Dense products ---------------------------------------------------------------------------------------------------
  * c[i, j] = (first ? 0 : c[i, j]) + sum over p < k, in order, of a[i, p] * b[p, j]. Strides are in floats and may be negative;
- * columns of c are contiguous. Row p of b is at b + p * b_row, or with `places` at b + places[p], which `dots` has not. ahead: bytes between what is multiplied and what is prefetched where memory is read in order, 0
- * for no prefetching. */
+ * columns of c are contiguous. Row p of b is at b + p * b_row, or with `places` at b + places[p], which `dots` has not. ahead: bytes
+ * between what is multiplied and what is prefetched where memory is read in order, 0 for no prefetching; `dots`, which reads rows in
+ * turns, has distances of its own, `row` leaves it to the hardware. */
 typedef struct {
     size_t k;
     const float *a, *b;

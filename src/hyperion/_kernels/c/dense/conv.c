@@ -4,6 +4,7 @@
 
 #define LINE 16                  /* floats */
 #define ROW_COLS 512             /* windows of a group of one filter that go together */
+#define AHEAD 128                /* bytes of a row to the next windows or those after them */
 #define TILE 512                 /* floats of a tile at most */
 #define PANELS 16                /* of filters a task at most */
 #define PIECE 4096               /* places of a channel's planes that are filled, or terms of a panel that are packed, together */
@@ -31,7 +32,7 @@ typedef struct {
     size_t panels, panel, block; /* panels of a group's filters, floats of one; depth of a block */
     ptrdiff_t *places;
     size_t width, tiles;  /* windows that go together, and how many times */
-    size_t ahead;         /* bytes from windows to the next ones, 0 for no prefetching */
+    size_t ahead;         /* bytes to windows that are asked for, 0 for no prefetching */
     size_t share, parts;  /* panels that go together, and tasks that a group's filters are */
 } conv_job;
 
@@ -268,7 +269,7 @@ int hyp_conv_run(const hyp_table *t, const hyp_threads_api *api, hyp_team *team,
     job.planes = job.lies ? conv->x : job.filled;
     job.block = blocks->depth;
     job.width = job.each == 1 ? ROW_COLS : t->gemm.nr;
-    job.tiles = parts(job.windows, job.width), job.ahead = blocks->ahead ? job.width * sizeof(float) : 0;
+    job.tiles = parts(job.windows, job.width), job.ahead = blocks->ahead ? AHEAD : 0;
     list_places(&job);
     const size_t work = least(job.each, t->gemm.mr) * job.terms * job.width; /* of a panel */
     if (job.own) return api->run(team, own_task, &job, conv->groups, LEAST_WORK / (job.tiles * work) + 1);

@@ -4,7 +4,7 @@
 #define MR 4
 #define NR 8
 #define DEEP 4    /* rows of b that go together where a row is longer than */
-#define LONG 256
+#define LONG 32
 
 HYP_INLINE void tile_generic(const size_t rows, const size_t cols, const hyp_tile *t)
 {
