@@ -484,6 +484,24 @@ def test_a_move_that_is_broken_off_twice_is_finished_by_the_next_call(monkeypatc
             assert model.memory_stats.current_usage <= plan.budget
 
 
+def test_a_batch_that_is_interrupted_ends_with_the_interrupt_and_the_plan_before():
+    with model_path(None) as path, hyperion.load_model(path, threads=1, context_length=256) as model:
+        model.replan(model.smallest_budget + 500_000)
+        plan, expected = model.plan, model.generate(PROMPT, max_length=5, temperature=0)
+        held = []
+
+        def processor(tokens, logits):
+            held.append(np.frombuffer(model.workspace._hidden, np.uint8))  # as the frames of an interrupted pass
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            model.generate([PROMPT] * 8, max_length=200, logit_processors=processor)
+        held.clear()
+        assert model.generate(PROMPT, max_length=5, temperature=0) == expected
+        assert model.plan == plan
+        assert model.memory_stats.current_usage <= plan.budget
+
+
 @pytest.mark.parametrize("where", [0, 1])
 def test_memory_is_given_back_where_ctrl_c_comes_while_it_is_counted(model, monkeypatch, where):
     from hyperion.memory import allocate

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hyperion.errors import MemoryBudgetError
+from hyperion.errors import HyperionRuntimeError, MemoryBudgetError
 from hyperion.generation.config import GenerationConfig
 from hyperion.generation.sampling import Sampler
 from hyperion.generation.stops import StopFilter
@@ -81,9 +82,13 @@ def generate_batch(
                 continue
             texts += _run(model, group, config, capacity, progress)
             todo = todo[size:]
-    finally:
+    except BaseException:
         if moved:
-            model.restore(before)
+            with contextlib.suppress(HyperionRuntimeError):  # closed meanwhile
+                model.restore(before, later=True)
+        raise
+    if moved:
+        model.restore(before)
     return texts
 
 

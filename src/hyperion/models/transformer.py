@@ -308,11 +308,14 @@ class Transformer:
                 pin_plan(sizes, self.plan, tuple(pinned), embedding=embedding, context_length=self.context_length), self.plan.budget
             )
 
-    def restore(self, plan: MemoryPlan) -> None:
-        """Move back to a plan that the model had before."""
+    def restore(self, plan: MemoryPlan, *, later: bool = False) -> None:
+        """Move back to a plan that the model had before; `later` with the next call, as an error's frames may hold memory."""
         self._check_open()
         with self._lock:
-            self._move(plan, plan.budget)
+            if later:
+                self.plan, self._settled = plan, False
+            else:
+                self._move(plan, plan.budget)
 
     def session_bytes(self, capacity: int) -> int:
         """Bytes that a session of this many positions takes in the ledger."""
