@@ -131,6 +131,22 @@ def test_who_is_told_to_stay_on_a_core_stays():
     assert works(team, workers, own)
 
 
+def test_a_caller_that_moves_leaves_alone_who_was_told_in_its_sleep():
+    with Caller() as caller:
+        first, second = sorted(caller.all)[:2]
+        team, workers = started(2)
+        caller.moves(first)
+        region(team)
+        assert settles(lambda: cores_of(workers) == [caller.all - {first}])
+        own = {first}
+        os.sched_setaffinity(workers[0], own)
+        caller.moves(second)
+        region(team)
+        time.sleep(0.01)
+        assert cores_of(workers) == [own]
+    assert works(team, workers, own)
+
+
 def test_who_is_confined_stays_confined():
     with Caller() as caller:
         if len(caller.all) < 3:

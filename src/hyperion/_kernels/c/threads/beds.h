@@ -29,10 +29,10 @@ typedef struct {
 } bed;
 
 /* Both return whether the system did it: sandboxes may refuse. */
-static int get_cores(core_set *c, size_t *bytes)
+static int get_cores(int32_t thread, core_set *c, size_t *bytes)
 {
     memset(c, 0, sizeof *c);
-    const long n = syscall(SYS_sched_getaffinity, 0, sizeof *c, c);
+    const long n = syscall(SYS_sched_getaffinity, thread, sizeof *c, c);
     *bytes = n > 0 ? (size_t)n : 0;
     return n > 0;
 }
@@ -57,15 +57,23 @@ static void bed_enter(bed *b, uint32_t core)
 {
     core_set all;
     size_t bytes;
-    if (core >= BED_CORES || !get_cores(&b->before, &b->bytes)) return;
+    if (core >= BED_CORES || !get_cores(0, &b->before, &b->bytes)) return;
     b->asleep = b->before;
     if (!without(&b->asleep, core) || !memcmp(&b->asleep, &b->before, sizeof all)) return;
     memset(&all, 0xFF, sizeof all);
     if (!set_cores(0, &all, b->bytes)) return;
-    b->confined = !get_cores(&all, &bytes) || memcmp(&all, &b->before, sizeof all);
+    b->confined = !get_cores(0, &all, &bytes) || memcmp(&all, &b->before, sizeof all);
     b->sleeper = (int32_t)syscall(SYS_gettid);
     if (set_cores(0, &b->asleep, b->bytes)) hyp_store(&b->state, BED_TAKEN + core);
     else if (b->confined) set_cores(0, &b->before, b->bytes);
+}
+
+/* Whether a thread may still be where it was put: nobody else has changed that. */
+static int is_where_put(int32_t thread, const core_set *put)
+{
+    core_set c;
+    size_t bytes;
+    return get_cores(thread, &c, &bytes) && !memcmp(&c, put, sizeof c);
 }
 
 /* By the caller, from `core`; returns whether the sleeper had to be kept off another core than before. */
@@ -75,7 +83,7 @@ static int bed_move(bed *b, uint32_t core)
     if (state < BED_TAKEN || state == BED_TAKEN + core || core >= BED_CORES) return 0;
     if (!hyp_cas(&b->state, &state, BED_CHANGING)) return 0;
     core_set others = b->before;
-    if (without(&others, core) && set_cores(b->sleeper, &others, b->bytes)) {
+    if (without(&others, core) && is_where_put(b->sleeper, &b->asleep) && set_cores(b->sleeper, &others, b->bytes)) {
         b->asleep = others;
         now = BED_TAKEN + core;
     }
@@ -87,13 +95,12 @@ static int bed_move(bed *b, uint32_t core)
 static void bed_leave(bed *b)
 {
     core_set c;
-    size_t bytes;
     uint32_t state = hyp_load(&b->state);
     while (state == BED_CHANGING || (state && !hyp_cas(&b->state, &state, BED_EMPTY))) {
         hyp_yield();
         state = hyp_load(&b->state);
     }
-    if (!state || !get_cores(&c, &bytes) || memcmp(&c, &b->asleep, sizeof c)) return;
+    if (!state || !is_where_put(0, &b->asleep)) return;
     memset(&c, 0xFF, sizeof c);
     set_cores(0, b->confined ? &b->before : &c, b->bytes);
 }
