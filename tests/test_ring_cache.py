@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from hyperion._kernels import stream
+from hyperion._kernels.nn import Runtime
+from hyperion._kernels.threads import Team
+from hyperion.errors import InvalidArgumentError
 from hyperion.memory import MemoryBudget, allocate
 
 F32, COLS, ROWS = 0, 4096, 64
@@ -77,3 +80,13 @@ def test_buffered_reads_do_not_fill_the_page_cache(weights):
     finally:
         ring.close()
     assert 0 < held <= total // 2, f"{held} of {total} bytes are cached"
+
+
+def test_room_to_pack_for_every_thread(weights):
+    ring = ring_of(weights, "buffered")
+    try:
+        Runtime(Team(1), "generic").set_source(ring)
+        with pytest.raises(InvalidArgumentError, match="1 workers, and 2 threads"):
+            Runtime(Team(2), "generic").set_source(ring)
+    finally:
+        ring.close()

@@ -97,7 +97,7 @@ cdef class Ring:
     cdef hyp_ring *c
     cdef hyp_ring_piece *pieces
     cdef size_t n
-    cdef readonly size_t slots, slot_bytes
+    cdef readonly size_t slots, slot_bytes, workers
     cdef readonly str io
     cdef object memory
     cdef list files, sums, offsets

@@ -215,6 +215,7 @@ cdef class Ring:
             raise InvalidArgumentError(f"io is one of {sorted(IO_MODES)}, not {io!r}")
         self.n, self.io = len(pieces), io
         self.slots, self.slot_bytes = min(slots, len({p[7] for p in pieces})), slot_bytes
+        self.workers = workers
         self.files, self.sums, self.offsets = [], [], []
         self.memory, self.names = memory, tuple((p[0], p[1].path) for p in pieces)
         if self.n == 0 or slots == 0 or <size_t>view.shape[0] < slots * slot_bytes or <size_t>&view[0] % HYP_DIRECT_ALIGN:
