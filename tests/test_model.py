@@ -148,3 +148,31 @@ def test_closing_gives_every_reserved_byte_back(folder):
         session.eval([1])
     with pytest.raises(hyperion.HyperionRuntimeError, match="closed"):
         model.generate("x")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.replan("300MB", batch="x"),
+        lambda m: m.replan("300MB", batch=0),
+        lambda m: m.replan("300MB", tradeoff=2),
+        lambda m: m.replan("300MB", tradeoff="x"),
+        lambda m: m.replan("300MB", reserve=-1),
+        lambda m: m.forward(5),
+        lambda m: m.forward("x"),
+        lambda m: m.forward([[1]]),
+        lambda m: m.restore(5),
+        lambda m: m.pin_layers(5),
+        lambda m: m.pin_layers({99: True}),
+        lambda m: m.pin_layers({1: "x"}),
+        lambda m: m.save(None),
+        lambda m: m.loader.attach(5),
+        lambda m: m.tokenizer.id_to_token("x"),
+    ],
+)
+def test_arguments_of_another_type_are_refused_by_name(folder, call):
+    with hyperion.load_model(gguf(folder, "q4_0"), memory_budget="300MB") as model:
+        plan = model.plan
+        with pytest.raises(hyperion.InvalidArgumentError, match="expected|must be"):
+            call(model)
+        assert model.plan is plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hyperion.errors import HyperionRuntimeError, InvalidArgumentError, MemoryBudgetError
 from hyperion.memory import MemoryStats, format_size, parse_size
@@ -49,6 +49,7 @@ class LayerStatus:
     priority: int = 0
 
 
+@runtime_checkable
 class Host(Protocol):
     """What a loader needs of the model that it is attached to."""
 
@@ -143,6 +144,8 @@ class ProgressiveLoader:
     def attach(self, model: Host) -> None:
         """Serve this model from now on."""
         self._check_open()
+        if not isinstance(model, Host):
+            raise InvalidArgumentError(f"the model is {model!r:.60}, expected an open one")
         self._host = model
         self._peak = max(self._peak, self.memory_usage)
         self.apply_window()

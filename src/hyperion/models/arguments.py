@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from hyperion import cpu
 from hyperion.errors import InvalidArgumentError
 from hyperion.models.config import ModelConfig
 
-__all__ = ["check_callback", "context_positions", "integer", "thread_count"]
+__all__ = ["check_callback", "context_positions", "integer", "layer_choices", "share", "thread_count"]
 
 DEFAULT_CONTEXT = 4096
 
@@ -39,6 +41,24 @@ def context_positions(wanted: int | None, config: ModelConfig) -> int:
     if wanted is None:
         return min(config.context_length, DEFAULT_CONTEXT)
     return integer(wanted, "context_length", 1, config.context_length, "the model's ")
+
+
+def share(value: Any, name: str) -> float:
+    """A number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+        raise InvalidArgumentError(f"{name} is {value!r:.60}, expected a number from 0 to 1")
+    return float(value)
+
+
+def layer_choices(wanted: Any, layers: int) -> dict[int, bool]:
+    """Layers by number, and what is to become of each."""
+    if not isinstance(wanted, Mapping):
+        raise InvalidArgumentError(f"layers are {wanted!r:.60}, expected a mapping of their numbers to True or False")
+    for layer, choice in wanted.items():
+        integer(layer, "a layer", 0, layers - 1, "the last, ")
+        if not isinstance(choice, bool):
+            raise InvalidArgumentError(f"layer {layer} is to be {choice!r:.60}, expected True or False")
+    return dict(wanted)
 
 
 def check_callback(function: Any, name: str) -> None:

@@ -22,6 +22,7 @@ from hyperion.formats.native import NativeTensor, NativeWriter
 from hyperion.formats.writing import GGUFWriter, TensorLayout
 from hyperion.io import AtomicFile
 from hyperion.models.architectures import config_from_metadata, describe_model
+from hyperion.models.arguments import check_callback
 from hyperion.models.convert_metadata import check_same, new_metadata, type_keys
 from hyperion.models.convert_source import PANEL, Source, blocks_of_panels, supported_type
 from hyperion.models.mixed import MixedPrecisionConfig
@@ -240,6 +241,8 @@ class ConversionJob:
         file: AtomicFile | None = None,
         slab_weights: int = SLAB_WEIGHTS,
     ) -> None:
+        if not isinstance(dst, (str, os.PathLike)):
+            raise InvalidArgumentError(f"the file to write is {dst!r:.60}, expected a str or a PathLike")
         self.container, self.path, self.recipe, self.file = container, os.fspath(dst), recipe, file
         self.slab_weights = slab_weights
         self.format = _format(self.path, format)
@@ -324,6 +327,7 @@ class ConversionJob:
 
     def run(self, progress: Progress | None) -> None:
         """Write the file."""
+        check_callback(progress, "progress")
         if self.recipe.prune is not None:
             self._select(progress)
         total, done = self.summary().nbytes, 0

@@ -36,6 +36,8 @@ class Evaluation:
 
     def __init__(self, engine: Transformer, work: Work, every: bool, sink: Sink) -> None:
         self._engine, self._every, self._sink = engine, every, sink
+        if not isinstance(work, (list, tuple)) or not all(isinstance(w, (list, tuple)) and len(w) == 2 for w in work):
+            raise InvalidArgumentError(f"work is {work!r:.60}, expected a sequence of pairs: a session, and its tokens")
         self._sessions = [session for session, _ in work]
         self._ids = [check_tokens(engine, session, tokens) for session, tokens in work]
         if len({id(s) for s in self._sessions}) != len(work):

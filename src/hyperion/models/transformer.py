@@ -29,7 +29,14 @@ from hyperion.memory import (
     process_budget,
 )
 from hyperion.models.architectures import describe_model
-from hyperion.models.arguments import check_callback, context_positions, integer, thread_count
+from hyperion.models.arguments import (
+    check_callback,
+    context_positions,
+    integer,
+    layer_choices,
+    share,
+    thread_count,
+)
 from hyperion.models.config import ModelConfig, rope_frequencies
 from hyperion.models.convert import Conversion, ConversionJob
 from hyperion.models.evaluation import Evaluation, Sink, Work
@@ -244,10 +251,13 @@ class Transformer:
 
         Raises
         ------
+        InvalidArgumentError
+            If `batch` is below 1, `tradeoff` not from 0 to 1, or `reserve` below 0.
         MemoryBudgetError
             If the budget cannot hold the model and its open sessions; the model is as before.
         """
         self._check_open()
+        batch, reserve, tradeoff = integer(batch, "batch", 1), integer(reserve, "reserve", 0), share(tradeoff, "tradeoff")
         with self._lock:
             limit = self.plan.budget if memory_budget is None else parse_size(memory_budget)
             plan = make_plan(self._present_sizes(reserve), limit, self.context_length, batch=batch, tradeoff=tradeoff)
@@ -289,10 +299,13 @@ class Transformer:
 
         Raises
         ------
+        InvalidArgumentError
+            If `wanted` is no mapping of the numbers of layers to bools.
         MemoryBudgetError
             If the budget does not hold it; nothing has changed.
         """
         self._check_open()
+        wanted = layer_choices(wanted, self.layer_count)
         with self._lock:
             pinned, embedding = list(self.plan.pinned), self.plan.embedding_pinned
             for layer, all_of_it in wanted.items():
@@ -311,6 +324,8 @@ class Transformer:
     def restore(self, plan: MemoryPlan, *, later: bool = False) -> None:
         """Move back to a plan that the model had before; `later` with the next call, as an error's frames may hold memory."""
         self._check_open()
+        if not isinstance(plan, MemoryPlan):
+            raise InvalidArgumentError(f"the plan is {plan!r:.60}, expected one that Model.plan was before")
         with self._lock:
             if later:
                 self.plan, self._settled = plan, False

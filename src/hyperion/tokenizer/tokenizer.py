@@ -23,6 +23,13 @@ __all__ = ["Tokenizer", "TokenizerConfig"]
 PathLike = str | os.PathLike[str]
 
 
+def _number(token: Any) -> int:
+    try:
+        return operator.index(token)
+    except TypeError:
+        raise InvalidArgumentError(f"a token id must be an integer, got {type(token).__name__}") from None
+
+
 @dataclass(kw_only=True)
 class TokenizerConfig:
     """Where a vocabulary is, and how it is read.
@@ -186,7 +193,7 @@ class Tokenizer:
 
     def id_to_token(self, token: int) -> str | None:
         """The text of a token as the vocabulary writes it; None if there is no such token."""
-        number = operator.index(token)
+        number = _number(token)
         return self._live.token(number) if 0 <= number < 1 << 32 else None
 
     def token_to_id(self, text: str) -> int | None:
@@ -342,10 +349,7 @@ class Tokenizer:
         return self._codec
 
     def _id(self, token: Any) -> int:
-        try:
-            number = operator.index(token)
-        except TypeError:
-            raise InvalidArgumentError(f"a token id must be an integer, got {type(token).__name__}") from None
+        number = _number(token)
         if not 0 <= number < 1 << 32:
             raise InvalidArgumentError(f"token {number} is not in the vocabulary of {self.vocab_size} tokens", token=number)
         return number
