@@ -427,12 +427,20 @@ def failures(count, call):
     yield said
 
 
-def test_a_model_that_is_closed_meanwhile_says_so():
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.generate(PROMPT, max_length=3), lambda m: m.session(8).close(), lambda m: m.replan(), lambda m: m.restore(m.plan),
+        lambda m: m.pin_layers({1: True}), lambda m: m.cache_stats(), lambda m: m.configure_cache(None),
+        lambda m: m.set_simd_level(None), lambda m: m.optimize_memory_layout(),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_closed_meanwhile_says_so(call):
     """Calls of other threads end with an error of the library, whatever they were doing."""
-    for _ in range(5):
+    for _ in range(3):
         with model_path(None) as path:
             model = hyperion.load_model(path, threads=1)
-        running = failures(4, lambda model=model: model.generate(PROMPT, max_length=3))
+        running = failures(4, lambda model=model: call(model))
         next(running)
         model.close()
         assert [type(error) for error in next(running)] == [hyperion.HyperionRuntimeError] * 4
@@ -454,7 +462,8 @@ def test_a_function_that_the_model_calls_cannot_wait_for_it(model):
     """Each of these would wait for the lock that its own caller holds."""
     with model.session() as session:
         calls = [lambda *_: model.generate("a"), lambda *_: model.session(), lambda *_: session.close(), lambda *_: model.close(),
-                 lambda *_: session.truncate(0), lambda *_: model.replan("60MB"), lambda *_: model.predict()]  # fmt: skip
+                 lambda *_: session.truncate(0), lambda *_: model.replan("60MB"), lambda *_: model.predict(),
+                 lambda *_: model.scheduler.get_layer_output(1), lambda *_: model.scheduler.close()]  # fmt: skip
         for call in calls:
             with pytest.raises(hyperion.HyperionRuntimeError, match="busy"):
                 model.generate(PROMPT, max_length=1, progress=call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +57,17 @@ class EngineLayers:
 
     def __init__(self, engine: Transformer) -> None:
         self.engine = engine
-        self.lock = engine._lock
         self.count = engine.config.layers + 2
         self.row_bytes = engine.config.dim * 4
         self.kept: dict[int, np.ndarray] = {}
         self.record: list[Pass] = []
         self._now: Pass | None = None
+
+    @property
+    def lock(self) -> threading.Lock:
+        """The model's; HyperionRuntimeError within a function that the model calls, where waiting for it would never end."""
+        self.engine.check_idle()
+        return self.engine._lock
 
     @property
     def rows(self) -> int:
@@ -325,6 +331,7 @@ class SteppedLayers:
         self.work = Pass([session.history], ids, positions, np.zeros(n, np.int32), none, none, x, none)
         layers = self.layers
         with engine._lock:
+            engine._check_open()
             layers.embed(self.work)
             if start == 0 or not layers.record or layers.record[-1].sessions != [session.history]:
                 layers.begin()
@@ -341,6 +348,7 @@ class SteppedLayers:
             engine, p = self.engine, self.work
             if p is None or len(p.ids) != len(x):
                 raise InvalidArgumentError("a block runs over the tokens that the embedding took")
+            engine.check_idle()
             with engine._lock:
                 engine._check_open()
                 for a in range(0, len(x), engine.plan.chunk):
@@ -361,6 +369,7 @@ class SteppedLayers:
         """The last layer."""
         engine = self.engine
         out = np.empty((len(x), engine.config.vocab_size), np.float32)
+        engine.check_idle()
         with engine._lock:
             engine._check_open()
             try:

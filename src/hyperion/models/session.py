@@ -118,8 +118,8 @@ class Session:
 
     def close(self) -> None:
         """Give the cache's memory back. Closing twice is allowed."""
-        if self._model is not None:
-            self._model.check_idle()
+        if (model := self._model) is not None:  # another thread may close the model meanwhile
+            model.check_idle()
             self._room.release(self)
 
     def detach(self) -> Any:

@@ -222,7 +222,7 @@ class Transformer:
         positions = whole if capacity is None else min(integer(capacity, "a session's capacity", 1), whole)
         self._check_open()
         with self._lock:
-            self._check_open()  # another thread may have closed it meanwhile
+            self._check_open()
             assert self._room is not None
             return self._room.open(self, positions)
 
@@ -259,6 +259,7 @@ class Transformer:
         self._check_open()
         batch, reserve, tradeoff = integer(batch, "batch", 1), integer(reserve, "reserve", 0), share(tradeoff, "tradeoff")
         with self._lock:
+            self._check_open()
             limit = self.plan.budget if memory_budget is None else parse_size(memory_budget)
             plan = make_plan(self._present_sizes(reserve), limit, self.context_length, batch=batch, tradeoff=tradeoff)
             self._move(plan, limit)
@@ -307,6 +308,7 @@ class Transformer:
         self._check_open()
         wanted = layer_choices(wanted, self.layer_count)
         with self._lock:
+            self._check_open()
             pinned, embedding = list(self.plan.pinned), self.plan.embedding_pinned
             for layer, all_of_it in wanted.items():
                 if layer == 0:
@@ -327,6 +329,7 @@ class Transformer:
         if not isinstance(plan, MemoryPlan):
             raise InvalidArgumentError(f"the plan is {plan!r:.60}, expected one that Model.plan was before")
         with self._lock:
+            self._check_open()
             if later:
                 self.plan, self._settled = plan, False
             else:
@@ -531,6 +534,7 @@ class Transformer:
         """
         self._check_open()
         with self._lock:
+            self._check_open()
             if self._prediction is None:
                 weights, plan = self._weights, self._plan
                 assert weights is not None
@@ -598,6 +602,7 @@ class Transformer:
         """
         self._check_open()
         with self._lock:
+            self._check_open()
             self._prediction = None
             return self._tuning.enable(op_type, enable)
 
@@ -612,6 +617,7 @@ class Transformer:
         """
         self._check_open()
         with self._lock:
+            self._check_open()
             self._prediction = None
             self._tuning.set_level(level)
 
@@ -620,12 +626,14 @@ class Transformer:
         the next ones prefetched. None goes back to cuts by size. No result depends on it."""
         self._check_open()
         with self._lock:
+            self._check_open()
             self._tuning.configure(config)
 
     def cache_stats(self) -> CacheStats:
         """How often weights were in memory when a layer ran, and what the processor counts."""
         self._check_open()
         with self._lock:
+            self._check_open()
             assert self._weights is not None
             hardware, used = self._tuning.hardware(), self._weights.used
             references, misses = hardware if hardware is not None else (None, None)
@@ -639,6 +647,7 @@ class Transformer:
         """
         self._check_open()
         with self._lock:
+            self._check_open()
             assert self._weights is not None
             self.runtime.set_source(None)
             try:
@@ -648,6 +657,8 @@ class Transformer:
                 self.loader.apply_window()
 
     def _check_open(self) -> None:
+        """Asked before the lock is taken, as waiting for it might never end, and again when it is: another thread may have closed
+        the model meanwhile."""
         if self._closed:
             raise HyperionRuntimeError("the model is closed")
         self.check_idle()
