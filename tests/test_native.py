@@ -420,7 +420,6 @@ def test_an_error_of_a_nameless_file_names_its_folder(tmp_path, monkeypatch):
         monkeypatch.undo()
 
 
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interruption_leaves_the_old_file(models, tmp_path, error):
     path = tmp_path / "m.gguf"
