@@ -3,9 +3,10 @@
 Every measurement is a process of its own in a fresh memory cgroup. Hyperion's group is its budget and what the interpreter
 had before loading; llama.cpp's is of the same size. η is the ideal time ÷ the measured one, where the ideal is the larger of
 streamed bytes ÷ the best raw read rate just before and after, and the time of a token when everything is resident. A disk's rate
-can move by half within seconds, so decoding goes in turns of a few tokens with readings in between, and η is the median of the
-turns. "Of the best" is against the one best of all readings of the whole file before loading and after closing. A llama.cpp run
-that gives no token before its deadline counts as one token in that time.
+can move by half within seconds, so decoding goes in turns of a few tokens with readings in between. The first token of a turn does
+not count, as the reader went on during the readings; the rate is the better one of the readings before and after the turn; tokens/s
+and η are medians of the turns. "Of the best" is that median token against the one best of all readings of the whole file before
+loading and after closing. A llama.cpp run that gives no token before its deadline counts as one token in that time.
 """
 
 from __future__ import annotations

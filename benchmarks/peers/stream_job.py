@@ -97,7 +97,7 @@ class Disk:
 
 
 class Turns:
-    """Decoding in turn with plain readings, because the rate of a shared disk moves by half within a minute: each turn is set
+    """Decoding in turn with plain readings, because the rate of a shared disk moves by half within seconds: each turn is set
     against the better of the readings just before and just after it."""
 
     def __init__(self, session: Any, disk: Disk | None) -> None:
@@ -155,7 +155,8 @@ def hyperion_job(args: argparse.Namespace) -> None:
     read = now["bytes_read"] - stats["bytes_read"] if now else 0
     growth = (peak_memory() or 0) - before
     model.close()
-    say(read=read / args.tokens, growth=growth, digest=digest.hexdigest()[:16], disk=max(best, disk.best()) if disk else None, **turns.figures())
+    say(read=read / args.tokens, growth=growth, digest=digest.hexdigest()[:16],
+        disk=max(best, disk.best()) if disk else None, **turns.figures())  # fmt: skip
 
 
 def amortise_job(args: argparse.Namespace) -> None:
