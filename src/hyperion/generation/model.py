@@ -103,7 +103,7 @@ class Model(Transformer):
         template : str, optional
             Jinja source instead of the model's own chat template, or "plain": a transcript of roles and contents, in which
             a blank line ends the answer, for models that were not trained on conversations.
-        tools : sequence
+        tools : sequence, optional
             Descriptions of functions for the template, as JSON-like data.
         variables : mapping, optional
             Further variables of the template, such as ``{"enable_thinking": False}``.

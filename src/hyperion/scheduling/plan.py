@@ -117,8 +117,8 @@ class ModelSizes:
     """All that a plan needs to know of a model.
 
     fixed: bytes by owner that are needed whatever the plan; opening: bytes that are needed for a while before anything
-    else is there; workers: threads that multiply; embedding: bytes of an embedding that is not the output matrix (0 where they are tied); kv, scratch and
-    logits: bytes for a number of positions, of tokens in a pass, and of rows of logits.
+    else is there; embedding: bytes of an embedding that is not the output matrix (0 where they are tied); kv, scratch and
+    logits: bytes for a number of positions, of tokens in a pass, and of rows of logits; workers: threads that multiply.
     """
 
     layers: Sequence[LayerSize]
