@@ -1,5 +1,5 @@
-/* From file to packed panels, with no second copy: raw rows are read to where their panels will stand and are packed in
- * place, one panel at a time. */
+/* From file to memory: packed panels, rows as they are, or rows that become panels with no second copy, packed in place one
+ * panel at a time. */
 #ifndef HYP_READER_H
 #define HYP_READER_H
 

@@ -16,7 +16,6 @@ typedef struct {
 
 typedef struct {
     hyp_ring *ring;
-    size_t index;
     hyp_thread thread;
 } reader;
 
@@ -196,7 +195,7 @@ static int ensure_started(hyp_ring *r)
     r->started = 0;
     size_t running = 0;
     for (; running < r->readers; running++) {
-        r->reader[running] = (reader){r, running, r->reader[running].thread};
+        r->reader[running].ring = r;
         if (hyp_thread_start(&r->reader[running].thread, read_on, &r->reader[running]) != HYP_OK) break;
     }
     if (running == 0) return HYP_ERROR_MEMORY;
