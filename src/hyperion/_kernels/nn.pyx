@@ -259,7 +259,8 @@ cdef class Runtime:
     def set_source(self, Ring ring):
         """Where streamed pieces come from, with room for each thread of the team to pack in; None where everything is pinned."""
         if ring is not None and ring.workers < self.c.threads.size(self.c.team):
-            raise InvalidArgumentError(f"a ring for {ring.workers} workers, and {self.c.threads.size(self.c.team)} threads that multiply")
+            threads = self.c.threads.size(self.c.team)
+            raise InvalidArgumentError(f"a ring for {ring.workers} workers, and {threads} threads that multiply")
         self.ring = ring
         if ring is None:
             self.c.source.self = NULL

@@ -191,9 +191,9 @@ cdef class PageBuffer:
 cdef void _call(done) noexcept:
     # An exception here has nobody to go to: Cython reports it as unraisable. Ctrl-C is for whoever runs, and comes again after
     # the memory was counted: were the count broken off, the budget would lack these bytes for good.
-    cdef int attempts
+    cdef int _
     cdef bint interrupted = False
-    for attempts in range(16):
+    for _ in range(16):
         try:
             done()
             break
