@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hyperion._kernels.threads import Team, probe_busy, probe_count
+from waiting import settles
 
 pytestmark = pytest.mark.skipif(
     platform.system() != "Linux" or sys.maxsize < 2**32 or len(os.sched_getaffinity(0)) < 2,
@@ -23,15 +24,6 @@ SETAFFINITY = {"x86_64": 203, "aarch64": 122}
 
 def natives():
     return {int(name) for name in os.listdir("/proc/self/task")}
-
-
-def settles(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.001)
-    return True
 
 
 def started(threads):

@@ -11,6 +11,7 @@ import pytest
 
 from hyperion._kernels.threads import Team, probe_busy, probe_count, probe_sum
 from hyperion.errors import InvalidArgumentError
+from waiting import settles
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs /proc")
@@ -18,16 +19,6 @@ needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="ne
 
 def native_threads():
     return set(os.listdir("/proc/self/task"))
-
-
-def settles(condition):
-    """Whether the condition comes true; a joined thread stays in /proc for a moment."""
-    end = time.monotonic() + 20
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.001)
-    return True
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
