@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "matmul_ymm.h"
+#include "reach_avx2.h"
 
 /* Without the sign, floats order as integers do, and NaN is above all: it survives into the scale. */
 HYP_INLINE __m256i act_magnitudes_avx2(__m256i most, const float *x, size_t n)
@@ -60,16 +61,6 @@ HYP_INLINE void act_by_32_avx2(const float *x, uint8_t *rec, size_t tile, size_t
     memcpy(rec + tile * (HYP_BLOCK + 4) + 8 * t, s, 8);
 }
 
-HYP_INLINE int32_t act_reach_avx2(const int8_t *q, const int32_t *s)
-{
-    const __m256i codes = _mm256_abs_epi8(_mm256_loadu_si256((const __m256i *)(const void *)q));
-    const __m256i eight = _mm256_sad_epu8(codes, _mm256_setzero_si256());
-    __m128i sum = _mm_add_epi64(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-    sum = _mm_add_epi64(sum, _mm_unpackhi_epi64(sum, sum));
-    const int32_t both = s[0] + s[1];
-    return _mm_cvtsi128_si32(sum) + (both < 0 ? -both : both);
-}
-
 /* And of 128 K, in four records. */
 HYP_INLINE void act_by_128_avx2(const float *x, uint8_t *rec, size_t tile, size_t t)
 {
@@ -85,7 +76,7 @@ HYP_INLINE void act_by_128_avx2(const float *x, uint8_t *rec, size_t tile, size_
         const uint32_t pair = hyp_act_words(s[0][0] + s[0][1], s[1][0] + s[1][1]);
         for (size_t n = 0; n < 2; n++) {
             const uint32_t half = hyp_act_words(s[n][0], s[n][1]);
-            const int32_t own = act_reach_avx2((const int8_t *)rec + n * bytes + t * HYP_BLOCK, s[n]);
+            const int32_t own = hyp_reach_avx2(rec + n * bytes + t * HYP_BLOCK, s[n]);
             uint8_t *to = rec + n * bytes + tile * HYP_BLOCK + 4 * t;
             reach = own > reach ? own : reach;
             memcpy(to, &d, 4);

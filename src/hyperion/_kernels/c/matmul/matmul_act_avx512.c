@@ -1,5 +1,6 @@
 /* Packing of activations: to codes by 32 or by 128, or to floats with the tokens side by side. */
 #include "matmul/products_avx512.h"
+#include "matmul/reach_avx2.h"
 
 /* The scale of a block whose greatest magnitude has these bits; 0 where the codes are 0, and then *d is what the record gets. */
 HYP_INLINE float scale_of(int32_t bits, float *d)
@@ -53,16 +54,6 @@ HYP_INLINE void quantize_by_32(const float *x, uint8_t *rec, size_t tile, size_t
     memcpy(rec + tile * (HYP_BLOCK + 4) + 8 * t, sums, 8);
 }
 
-HYP_INLINE int32_t reach_of(const uint8_t *codes, const int32_t *sums)
-{
-    const __m256i q = _mm256_abs_epi8(_mm256_loadu_si256((const __m256i *)(const void *)codes));
-    const __m256i eight = _mm256_sad_epu8(q, _mm256_setzero_si256());
-    __m128i sum = _mm_add_epi64(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-    sum = _mm_add_epi64(sum, _mm_unpackhi_epi64(sum, sum));
-    const int32_t both = sums[0] + sums[1];
-    return _mm_cvtsi128_si32(sum) + (both < 0 ? -both : both);
-}
-
 /* And of 128 K, in four records. */
 HYP_INLINE void quantize_by_128(const float *x, uint8_t *rec, size_t tile, size_t t)
 {
@@ -80,7 +71,7 @@ HYP_INLINE void quantize_by_128(const float *x, uint8_t *rec, size_t tile, size_
         const uint32_t pair = hyp_act_words(s[0][0] + s[0][1], s[1][0] + s[1][1]);
         for (size_t n = 0; n < 2; n++) {
             const uint32_t half = hyp_act_words(s[n][0], s[n][1]);
-            const int32_t own = reach_of(rec + n * bytes + t * HYP_BLOCK, s[n]);
+            const int32_t own = hyp_reach_avx2(rec + n * bytes + t * HYP_BLOCK, s[n]);
             uint8_t *to = rec + n * bytes + tile * HYP_BLOCK + 4 * t;
             reach = own > reach ? own : reach;
             memcpy(to, &d, 4);
